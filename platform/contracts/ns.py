@@ -1,0 +1,86 @@
+"""Namespaces: a container's processes, isolated by an OCI runtime.
+
+The life of a sandbox: ``create`` (namespaces exist, nothing of the tenant runs) → ``start`` → ``signal`` … → ``delete``.
+Between create and start the network is attached, since the network namespace is owned by the
+container's user namespace and made with it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel
+
+from hostler.contracts.driver import Capabilities, Driver
+from hostler.contracts.limits import Cgroup
+from hostler.contracts.storage import RootPlan
+from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec
+
+
+class NsCapabilities(Capabilities):
+    """What an ns driver may be able to do."""
+
+    user_namespace: bool = False
+    seccomp: bool = False
+    exec: bool = False
+    freeze: bool = False
+    checkpoint: bool = False
+
+
+class Sandbox(BaseModel):
+    """What is seen of a container's processes."""
+
+    state: Literal["absent", "created", "running", "exited"]
+    pid: int | None = None
+    """Host pid of the container's init."""
+    started_at: int | None = None
+    """Start time of that pid in clock ticks since boot (field 22 of ``proc(5)`` stat), so that a reused pid is told apart."""
+    exit_code: int | None = None
+
+
+class Ns(Driver):
+    """Contract of group ``hostler.ns``."""
+
+    group: ClassVar[str] = "ns"
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> NsCapabilities: ...
+
+    @abstractmethod
+    def create(self, spec: ContainerSpec, root: RootPlan, cgroup: Cgroup) -> Sandbox:
+        """Make the namespaces and the paused init. A sandbox that is created or running already is returned as it is;
+        one that exited is removed and made anew. A failure leaves no process and no file."""
+
+    @abstractmethod
+    def start(self, container: str) -> None:
+        """Let init run. Already running is a success; :class:`NotFound` without a sandbox."""
+
+    @abstractmethod
+    def inspect(self, container: str) -> Sandbox:
+        """What is there now; never raises for an absent one."""
+
+    @abstractmethod
+    def signal(self, container: str, signal: int) -> None:
+        """Signal init. One that is gone is a success."""
+
+    @abstractmethod
+    def wait(self, container: str, timeout: float) -> Sandbox:
+        """Wait up to ``timeout`` seconds for init to end, and say what is seen then. Never raises for time."""
+
+    @abstractmethod
+    def exec(self, container: str, command: ExecSpec) -> ExecResult:
+        """Run a command inside, in all of its namespaces and its cgroup, with its confinement.
+
+        Raises :class:`Conflict` unless running, :class:`Invalid` when the command cannot be started. At the
+        time limit all its processes are killed and ``timed_out`` is set."""
+
+    @abstractmethod
+    def delete(self, container: str) -> None:
+        """Kill every process and remove all files of the sandbox; none is a success. The log is removed with
+        the container by :meth:`forget`, not here."""
+
+    @abstractmethod
+    def forget(self, container: str) -> None:
+        """Remove the container's folder on this host, logs included; none is a success."""

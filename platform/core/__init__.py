@@ -1,0 +1,1 @@
+"""The domain: specs, limits, lifecycle, errors, units. No I/O happens in this package."""
