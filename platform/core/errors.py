@@ -138,5 +138,4 @@ class ErrorReport(BaseModel):
 
     def raised(self) -> HostlerError:
         """The report as an exception again, for a caller in another process."""
-        error = HostlerError(self.message, hint=self.hint, code=self.code)
-        return error
+        return HostlerError(self.message, hint=self.hint, code=self.code)

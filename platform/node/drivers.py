@@ -1,0 +1,117 @@
+"""A server's drivers, loaded by stevedore. The platform knows a driver by its entry-point name alone.
+
+One that is missing, broken at import, of the wrong type or of a newer contract is reported and left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import structlog
+from stevedore import ExtensionManager
+
+from hostler.contracts.driver import CONTRACT_VERSION, Driver, Host, Probe
+from hostler.contracts.images import Images
+from hostler.contracts.limits import LimitsDriver
+from hostler.contracts.net import Net
+from hostler.contracts.ns import Ns
+from hostler.contracts.storage import Storage
+from hostler.core.errors import ErrorReport, HostlerError, Unsupported
+from hostler.core.messages import DriverFact
+
+log = structlog.get_logger()
+
+CONTRACTS: dict[str, type[Driver]] = {"ns": Ns, "net": Net, "storage": Storage, "limits": LimitsDriver, "images": Images}
+
+
+@dataclass
+class Drivers:
+    """The drivers of one host, usable ones by group and name, and a fact for each that was found."""
+
+    loaded: dict[str, dict[str, Driver]] = field(default_factory=lambda: {group: {} for group in CONTRACTS})
+    facts: list[DriverFact] = field(default_factory=list)
+
+    def _get(self, group: str, name: str) -> Driver:
+        driver = self.loaded[group].get(name)
+        if driver is None:
+            raise Unsupported(f"this server has no usable {group} driver {name}", hint="hostler doctor on the server tells why", code="no_driver")
+        return driver
+
+    def ns(self, name: str) -> Ns:
+        """By name. Raises :class:`Unsupported`, as the others do."""
+        return cast(Ns, self._get("ns", name))
+
+    def net(self, name: str) -> Net:
+        """By name."""
+        return cast(Net, self._get("net", name))
+
+    def storage(self, name: str) -> Storage:
+        """By name."""
+        return cast(Storage, self._get("storage", name))
+
+    def limits(self, name: str) -> LimitsDriver:
+        """By name."""
+        return cast(LimitsDriver, self._get("limits", name))
+
+    def images(self) -> list[Images]:
+        """All of them: an archive is offered to each."""
+        return [cast(Images, driver) for driver in self.loaded["images"].values()]
+
+    def all(self) -> list[Driver]:
+        """Every usable driver."""
+        return [driver for group in self.loaded.values() for driver in group.values()]
+
+
+def load(host: Host, *, setup: bool = False) -> Drivers:
+    """Load, check and probe every installed driver; with ``setup`` also make what they share on the host."""
+    drivers = Drivers()
+    for group, contract in CONTRACTS.items():
+        manager = ExtensionManager(
+            f"hostler.{group}",
+            on_load_failure_callback=lambda _, entry_point, error, group=group: _not_loaded(drivers, group, entry_point.name, error),
+        )
+        for extension in sorted(manager, key=lambda found: str(found.name)):
+            _take(drivers, host, group, extension.name, extension.plugin, contract, setup)
+    return drivers
+
+
+def _take(drivers: Drivers, host: Host, group: str, name: str, plugin: object, contract: type[Driver], setup: bool) -> None:
+    if not (isinstance(plugin, type) and issubclass(plugin, contract)):
+        _refuse(drivers, group, name, f"it is no {contract.__name__} of hostler.contracts")
+        return
+    if plugin.contract_version > CONTRACT_VERSION:
+        _refuse(drivers, group, name, f"it wants contract {plugin.contract_version}; this platform has {CONTRACT_VERSION}")
+        return
+    try:
+        driver = plugin(host)
+        probe = driver.probe()
+        if setup and probe.usable:
+            driver.setup()
+    except Exception as error:  # noqa: BLE001 - a stranger's driver must not stop the worker; it is reported
+        _not_loaded(drivers, group, name, error)
+        return
+    _accept(drivers, group, name, driver, probe)
+
+
+def _accept(drivers: Drivers, group: str, name: str, driver: Driver, probe: Probe) -> None:
+    capabilities = [flag for flag, value in driver.capabilities.model_dump().items() if value]
+    problem = "; ".join(f"{lack.what} ({lack.remedy})" if lack.remedy else lack.what for lack in probe.lacks)
+    drivers.facts.append(
+        DriverFact(group=group, name=name, version=driver.version, capabilities=capabilities, usable=probe.usable, problem=problem)
+    )
+    if probe.usable:
+        drivers.loaded[group][name] = driver
+    else:
+        log.warning("driver not usable here", group=group, driver=name, problem=problem)
+
+
+def _not_loaded(drivers: Drivers, group: str, name: str, error: BaseException) -> None:
+    report = ErrorReport.of(error)
+    log.error("driver not loaded", group=group, driver=name, error=report.message, traceback=report.traceback)
+    said = f"{error.message} ({error.hint})" if isinstance(error, HostlerError) and error.hint else report.message
+    _refuse(drivers, group, name, said)
+
+
+def _refuse(drivers: Drivers, group: str, name: str, problem: str) -> None:
+    drivers.facts.append(DriverFact(group=group, name=name, usable=False, problem=problem))

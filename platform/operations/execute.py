@@ -1,0 +1,32 @@
+"""exec: a command inside a running container. Many may run at once, beside any other operation."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from hostler.core.errors import ErrorReport
+from hostler.core.lifecycle import State, check_allowed
+from hostler.operations.container_spec import container_spec
+from hostler.operations.kind import Kind
+from hostler.operations.steps import Step
+from hostler.store.models import Container, Operation
+
+
+class Exec(Kind):
+    """One step, no undo: what a command did cannot be undone. It never runs twice (see node/journal.py)."""
+
+    name = "exec"
+
+    def begin(self, session: Session, op: Operation) -> list[Step]:
+        container = session.get_one(Container, op.target_id)
+        check_allowed(self.name, State(container.state), container.name)
+        if container.node is None:
+            raise AssertionError(f"container {container.id} has no server")
+        op.spec = container_spec(session, container, self.provider).model_dump(mode="json")
+        return [Step(name="exec", node=container.node.name, verb="sandbox.exec", payload=op.args["command"])]
+
+    def succeeded(self, session: Session, op: Operation, steps: list[Step]) -> None:
+        op.result = steps[0].result or {}
+
+    def failed(self, session: Session, op: Operation, error: ErrorReport) -> None:
+        """The operation's error says it all; the container is as the command left it."""

@@ -1,0 +1,89 @@
+"""Servers in the store: what they promised, who lives there, whether they are heard."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from hostler.core.errors import Conflict, NotFound
+from hostler.core.limits import Limits
+from hostler.core.messages import Heartbeat, Hello, now
+from hostler.core.names import check_name
+from hostler.store.events import add_event
+from hostler.store.models import Container, Node
+
+#: A server that was not heard for so long is offline. Pings go out every 5 s.
+SILENCE = timedelta(seconds=20)
+
+
+def add_node(session: Session, name: str) -> Node:
+    """Make a server known. Raises :class:`Conflict` when the name is taken."""
+    check_name(name)
+    if session.scalar(select(Node.id).where(Node.name == name)):
+        raise Conflict(f"server {name} exists already", hint="choose another name", code="name_taken")
+    node = Node(name=name)
+    session.add(node)
+    session.flush()
+    return node
+
+
+def find_node(session: Session, name: str) -> Node:
+    """By name. Raises :class:`NotFound`."""
+    node = session.scalar(select(Node).where(Node.name == name))
+    if node is None:
+        raise NotFound(f"there is no server {name}", hint="hostler node list shows them")
+    return node
+
+
+def greet(session: Session, hello: Hello) -> Node:
+    """Write down that a server's worker has started."""
+    node = find_node(session, hello.node)
+    facts = hello.facts
+    node.instance, node.facts, node.seen_at, node.state = hello.instance, facts.model_dump(mode="json"), now(), "online"
+    node.cpus, node.memory, node.disk = facts.capacity.cpus, facts.capacity.memory, facts.capacity.disk
+    add_event(session, "node_online", f"server {node.name} is online", node=node.name)
+    return node
+
+
+def hear(session: Session, beat: Heartbeat) -> None:
+    """Write down that a server answered a ping that went through its own queue."""
+    node = find_node(session, beat.node)
+    if node.instance != beat.instance:
+        return  # an answer of a worker that has been replaced
+    if node.state == "offline":
+        add_event(session, "node_online", f"server {node.name} answers again", node=node.name)
+        node.state = "online"
+    node.seen_at, node.disk_free, node.load = now(), beat.disk_free, beat.load
+
+
+def mark_silent(session: Session) -> list[str]:
+    """Mark servers offline that were not heard for :data:`SILENCE`; their names."""
+    silent = session.scalars(select(Node).where(Node.state == "online", Node.seen_at < now() - SILENCE)).all()
+    for node in silent:
+        node.state = "offline"
+        add_event(session, "node_offline", f"server {node.name} was not heard for {SILENCE.seconds} s", node=node.name)
+    return [node.name for node in silent]
+
+
+def promise(session: Session, node_id: str, limits: Limits, sign: int = 1) -> None:
+    """Add a container's limits to what its server has promised (``sign`` -1: take them off)."""
+    session.execute(
+        update(Node)
+        .where(Node.id == node_id)
+        .values(
+            cpus_promised=Node.cpus_promised + sign * (limits.cpu or 0),
+            memory_promised=Node.memory_promised + sign * (limits.memory or 0),
+            disk_promised=Node.disk_promised + sign * (limits.disk or 0),
+        )
+    )
+
+
+def free_slot(session: Session, node_id: str) -> int:
+    """The lowest range of host ids that no container on the server has."""
+    taken = set(session.scalars(select(Container.id_slot).where(Container.node_id == node_id)))
+    slot = 0
+    while slot in taken:
+        slot += 1
+    return slot
