@@ -31,6 +31,7 @@ class HostlerError(Exception):
         self.message = message
         self.hint = hint
         self.stable_code = code or type(self).code
+        self.http_status = type(self).status
 
     def __str__(self) -> str:
         return self.message
@@ -127,7 +128,7 @@ class ErrorReport(BaseModel):
     def of(cls, error: BaseException) -> ErrorReport:
         """Report of any exception. Bugs keep their traceback."""
         if isinstance(error, HostlerError):
-            return cls(code=error.stable_code, message=error.message, hint=error.hint, status=error.status)
+            return cls(code=error.stable_code, message=error.message, hint=error.hint, status=error.http_status)
         return cls(
             code="internal",
             message=f"unexpected {type(error).__name__}: {error}",
@@ -138,4 +139,6 @@ class ErrorReport(BaseModel):
 
     def raised(self) -> HostlerError:
         """The report as an exception again, for a caller in another process."""
-        return HostlerError(self.message, hint=self.hint, code=self.code)
+        error = HostlerError(self.message, hint=self.hint, code=self.code)
+        error.http_status = self.status
+        return error

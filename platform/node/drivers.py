@@ -88,7 +88,7 @@ def _take(drivers: Drivers, host: Host, group: str, name: str, plugin: object, c
         probe = driver.probe()
         if setup and probe.usable:
             driver.setup()
-    except Exception as error:  # noqa: BLE001 - a stranger's driver must not stop the worker; it is reported
+    except Exception as error:  # a stranger's driver must not stop the worker; it is reported
         _not_loaded(drivers, group, name, error)
         return
     _accept(drivers, group, name, driver, probe)
