@@ -41,6 +41,9 @@ class ControlSettings(PlatformSettings):
     pool_v6: str = "fd00:686f:7374::/48"
     gateway_v4: str = "198.18.0.1"
     gateway_v6: str = "fd00:686f:7374::1"
+    overcommit_cpu: float = Field(default=8.0, ge=0.1, description="CPUs promised per CPU that a server has")
+    overcommit_memory: float = Field(default=1.0, ge=0.1, description="bytes promised per byte of memory")
+    overcommit_disk: float = Field(default=2.0, ge=0.1, description="bytes promised per byte of the pool")
     image_limit: int = Field(default=4 << 30, description="largest archive that the panel takes, in bytes")
 
     @property
@@ -67,4 +70,7 @@ class NodeSettings(PlatformSettings):
     libexec: Path = Path("/usr/local/libexec/hostler")
     criu: Path | None = None
     drivers: dict[str, dict[str, Any]] = Field(default_factory=dict, description="JSON: settings by group:name")
+    capacity_cpus: float | None = Field(default=None, gt=0, description="processors to give away; default all")
+    capacity_memory: int | None = Field(default=None, gt=0, description="bytes of memory to give away; default all")
+    capacity_disk: int | None = Field(default=None, gt=0, description="bytes of disk to give away; default the pool's size")
     build_netns: str = Field(default="", description="path of a network namespace that reaches package mirrors, for image builds")

@@ -28,6 +28,8 @@ class Server:
     archives: Archives
     nudge: Callable[[str], None]
     """Tells the watch that a container came or went."""
+    build_netns: str = ""
+    """Network namespace that reaches package mirrors; empty: the server's own."""
 
 
 class Payload(BaseModel):

@@ -23,7 +23,7 @@ class Exec(Kind):
         if container.node is None:
             raise AssertionError(f"container {container.id} has no server")
         op.spec = container_spec(session, container, self.provider).model_dump(mode="json")
-        return [Step(name="exec", node=container.node.name, verb="sandbox.exec", payload=op.args["command"])]
+        return [Step(name="exec", node=container.node.name, verb="sandbox.exec", payload={"command": op.args["command"]})]
 
     def succeeded(self, session: Session, op: Operation, steps: list[Step]) -> None:
         op.result = steps[0].result or {}

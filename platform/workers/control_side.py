@@ -1,0 +1,139 @@
+"""What the control worker works with: store, engine, broker; and what it does with news from servers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from hostler.broker import Broker
+from hostler.core.lifecycle import State, Wanted
+from hostler.core.messages import ContainerEvent, Heartbeat, Hello, now
+from hostler.operations.engine import OPEN, Engine
+from hostler.operations.kind import Provider
+from hostler.operations.kinds import all_kinds
+from hostler.operations.tickets import Tickets, load_key
+from hostler.placement.choose import Overcommit
+from hostler.settings import ControlSettings
+from hostler.store import nodes
+from hostler.store.addresses import Pool
+from hostler.store.engine import Store
+from hostler.store.events import add_event
+from hostler.store.models import Container, IdempotencyKey, Node, Operation, Token
+
+log = structlog.get_logger()
+
+KEYS_KEPT = timedelta(days=1)
+OPERATIONS_KEPT = timedelta(days=90)
+
+
+def provider_of(settings: ControlSettings) -> Provider:
+    """The installation's pool, ratios and tickets, from settings."""
+    return Provider(
+        pool=Pool.of(settings.pool_v4, settings.pool_v6, settings.gateway_v4, settings.gateway_v6),
+        overcommit=Overcommit(settings.overcommit_cpu, settings.overcommit_memory, settings.overcommit_disk),
+        tickets=Tickets(load_key(settings.secret_path), settings.panel_url),
+        blob_dir=settings.blob_dir,
+        image_limit=settings.image_limit,
+    )
+
+
+class ControlSide:
+    """One per control worker process."""
+
+    def __init__(self, settings: ControlSettings) -> None:
+        self.store = Store(settings.store)
+        self.broker = Broker(settings)
+        self.engine = Engine(
+            self.store, all_kinds(provider_of(settings)), self.broker.send, self.broker.look_at, self.broker.announce
+        )
+
+    def hello(self, hello: Hello) -> None:
+        """A worker started: note its facts, claim again what its forerunner was doing, and reap what no row owns."""
+        with self.store.write() as session:
+            nodes.greet(session, hello)
+            reap = self._leftovers(session, hello)
+        self.engine.node_restarted(hello.node)
+        for operation in reap:
+            self.engine.advance(operation)
+
+    def _leftovers(self, session: Session, hello: Hello) -> list[str]:
+        """Delete operations for containers that nobody wants any more and that could not be undone while the server was away."""
+        rows = session.scalars(
+            select(Container)
+            .join(Node, Container.node_id == Node.id)
+            .where(Node.name == hello.node, Container.wanted == Wanted.ABSENT, Container.state == State.ERROR)
+        ).all()
+        made = [_platform_operation(session, "delete", row, "its server is back and nobody wants it any more") for row in rows]
+        known = set(session.scalars(select(Container.id).join(Node, Container.node_id == Node.id).where(Node.name == hello.node)))
+        for stranger in sorted(set(hello.facts.containers) - known):
+            add_event(session, "leak", f"server {hello.node} holds container {stranger}, which no row owns", node=hello.node)
+            log.warning("leak", node=hello.node, container=stranger)
+        session.flush()
+        return [operation.id for operation in made]
+
+    def heartbeat(self, beat: Heartbeat) -> None:
+        """A server answered."""
+        with self.store.write() as session:
+            nodes.hear(session, beat)
+
+    def ping(self, interval: timedelta) -> None:
+        """Ping all servers, then mark those that have been silent for too long."""
+        with self.store.read() as session:
+            names = session.scalars(select(Node.name).where(Node.instance != "")).all()
+        for name in names:
+            self.broker.ping(name, interval)
+        with self.store.write() as session:
+            for name in nodes.mark_silent(session):
+                log.warning("server offline", node=name)
+
+    def container_event(self, event: ContainerEvent) -> None:
+        """Write a container's event down. One that ended by itself is taken down in order."""
+        with self.store.write() as session:
+            container = session.get(Container, event.container, with_for_update=True)
+            if container is None:
+                return
+            add_event(session, event.kind, event.message, container=container, node=event.node, at=event.at, details=event.details)
+            stop = self._ended_by_itself(session, container, event)
+        if stop is not None:
+            self.engine.advance(stop)
+
+    def _ended_by_itself(self, session: Session, container: Container, event: ContainerEvent) -> str | None:
+        busy = session.scalar(
+            select(Operation.id).where(Operation.target_id == container.id, Operation.exclusive.is_(True), Operation.state.in_(OPEN)).limit(1)
+        )
+        if event.kind != "exited" or busy is not None or container.state != State.RUNNING:
+            return None
+        operation = _platform_operation(session, "stop", container, event.message)
+        session.flush()
+        return operation.id
+
+    def clean(self) -> None:
+        """Expire idempotency keys, tokens and old operations."""
+        with self.store.write() as session:
+            session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - KEYS_KEPT))
+            session.execute(delete(Token).where(Token.expires_at < now() - KEYS_KEPT))
+            session.execute(delete(Operation).where(Operation.ended_at < now() - OPERATIONS_KEPT))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.broker.close()
+        self.store.close()
+
+
+def _platform_operation(session: Session, kind: str, container: Container, reason: str) -> Operation:
+    operation = Operation(
+        kind=kind,
+        account_id=container.account_id,
+        target_kind="container",
+        target_id=container.id,
+        target_name=container.name,
+        asked_by="the platform",
+        reason=reason[:500],
+    )
+    session.add(operation)
+    return operation
+
+

@@ -1,0 +1,79 @@
+"""What a node worker works with: drivers, journal, runner, broker. No store: it has no way to reach one."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+
+from hostler.broker import Broker
+from hostler.contracts.driver import Host
+from hostler.core.messages import Heartbeat, Hello
+from hostler.core.names import new_id
+from hostler.node import container_verbs, drivers, image_verbs, watch
+from hostler.node.archives import Archives
+from hostler.node.facts import facts, memory_info, pool_space
+from hostler.node.journal import Journal
+from hostler.node.runner import Runner
+from hostler.node.verbs import Server, Verb
+from hostler.settings import NodeSettings
+
+
+def host_of(settings: NodeSettings) -> Host:
+    """The server, as its drivers see it."""
+    return Host(
+        installation=settings.installation,
+        node=settings.node,
+        state_dir=settings.node_state,
+        libexec=settings.libexec,
+        criu=settings.criu,
+        settings=settings.drivers,
+    )
+
+
+def all_verbs() -> dict[str, Verb]:
+    """Every verb by name."""
+    return {verb.name: verb for verb in (*container_verbs.VERBS, *image_verbs.VERBS)}
+
+
+class NodeSide:
+    """One per node worker process."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self.settings = settings
+        self.instance = new_id()
+        settings.node_state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        host = host_of(settings)
+        self.drivers = drivers.load(host, setup=True)
+        archives = Archives(settings.node_state / "scratch", self.drivers.images)
+        archives.clean()
+        self.server = Server(
+            host=host,
+            drivers=self.drivers,
+            archives=archives,
+            nudge=lambda container: watch.nudge(host, container),
+            build_netns=settings.build_netns,
+        )
+        self.broker = Broker(settings)
+        self.journal = Journal(settings.node_state / "journal.sqlite3", self.instance)
+        self.runner = Runner(self.server, all_verbs(), self.journal, self.broker.report)
+
+    def greet(self) -> None:
+        """Tell the control side that this worker is here, and what the server has."""
+        self.broker.hello(Hello(node=self.settings.node, instance=self.instance, facts=facts(self.settings, self.drivers)))
+
+    def heartbeat(self, sent_at: datetime) -> Heartbeat:
+        """A sign of life with figures."""
+        return Heartbeat(
+            node=self.settings.node,
+            instance=self.instance,
+            sent_at=sent_at,
+            disk_free=pool_space(self.drivers)[0],
+            load=os.getloadavg()[0],
+            memory_available=memory_info()["MemAvailable"],
+        )
+
+    def close(self) -> None:
+        """End what runs beside the tasks."""
+        self.runner.close()
+        self.journal.close()
+        self.broker.close()

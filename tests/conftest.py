@@ -1,0 +1,143 @@
+"""Fixtures for all tests: real stores and a real Redis, started on private sockets and stopped again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from hostler.store.engine import Store
+from hostler.store.migrate import upgrade
+
+#: The time that a service which a test started may take to answer, in seconds.
+PATIENCE = 30.0
+
+
+@pytest.fixture(scope="session")
+def short_tmp() -> Iterator[Path]:
+    """A folder with a path short enough for unix sockets (108 bytes), which every user may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="hst-", dir="/tmp"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=False)
+
+
+def _wait(ready: os.PathLike[str], process: subprocess.Popen[bytes], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not Path(ready).exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{what} did not start")
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def redis_socket(short_tmp: Path) -> Iterator[Path]:
+    """The socket of a Redis server of the tests' own."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise RuntimeError("redis-server is not installed: run ops/test")
+    socket = short_tmp / "redis.sock"
+    server = subprocess.Popen(
+        [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(short_tmp)], stdout=subprocess.DEVNULL
+    )
+    try:
+        _wait(socket, server, "redis-server")
+        yield socket
+    finally:
+        server.terminate()
+        server.wait(timeout=PATIENCE)
+
+
+def _postgres_programs() -> Path:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if not found:
+        raise RuntimeError("PostgreSQL is not installed: run ops/test")
+    return found[-1].parent
+
+
+@pytest.fixture(scope="session")
+def postgres(short_tmp: Path) -> Iterator[str]:
+    """URL of a PostgreSQL server of the tests' own; its programs refuse to run as root, so it belongs to nobody."""
+    programs, folder = _postgres_programs(), short_tmp / "pg"
+    folder.mkdir()
+    as_user: list[str] = []
+    if os.geteuid() == 0:
+        shutil.chown(folder, "nobody")
+        as_user = ["setpriv", "--reuid", "nobody", "--clear-groups", "--"]
+    data = folder / "data"
+    subprocess.run(
+        [*as_user, str(programs / "initdb"), "-D", str(data), "-U", "hostler", "-A", "trust", "-N", "--no-instructions", "-E", "UTF8", "--locale", "C"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        timeout=120,
+        cwd="/",
+    )
+    options = ["-c", "fsync=off", "-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "max_connections=200"]
+    server = subprocess.Popen([*as_user, str(programs / "postgres"), "-D", str(data), *options], stderr=subprocess.DEVNULL, cwd="/")
+    try:
+        _wait(folder / ".s.PGSQL.5432", server, "postgres")
+        url = f"postgresql+psycopg://hostler@/postgres?host={folder}"
+        _wait_for_sql(url)
+        yield url
+    finally:
+        server.send_signal(2)  # SIGINT: a fast shutdown
+        server.wait(timeout=PATIENCE)
+
+
+def _wait_for_sql(url: str) -> None:
+    engine = sqlalchemy.create_engine(url)
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with engine.connect():
+                break
+        except sqlalchemy.exc.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def _migrated_postgres(postgres: str) -> str:
+    """A database with all tables, copied for each test: quicker than migrating anew."""
+    _administer(postgres, "CREATE DATABASE template_hostler")
+    upgrade(postgres.replace("/postgres?", "/template_hostler?"))
+    return postgres
+
+
+def _administer(url: str, statement: str) -> None:
+    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(statement))
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty, migrated store: once SQLite, once PostgreSQL."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/store.sqlite3"
+        upgrade(url)
+        yield url
+        return
+    server: str = request.getfixturevalue("_migrated_postgres")
+    name = f"t{os.getpid()}_{time.monotonic_ns()}"
+    _administer(server, f"CREATE DATABASE {name} TEMPLATE template_hostler")
+    yield server.replace("/postgres?", f"/{name}?")
+    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """An empty store."""
+    opened = Store(store_url)
+    yield opened
+    opened.close()
