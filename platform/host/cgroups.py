@@ -1,0 +1,189 @@
+"""The door to cgroups: which hierarchies this host has, where this process is in them, and files in them.
+
+``cgroups(7)``. A cgroup is always named by the absolute path of its folder. Version 1 has a folder for each
+hierarchy; the key of a hierarchy here is its controllers' first name (``cpu`` for ``cpu,cpuacct``), ``name=systemd`` for a
+named one, and ``unified`` for version 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostler.core.errors import HostFailure
+from hostler.host import mountinfo
+
+UNIFIED = "unified"
+#: Key under which the watch and the drivers find the memory limit of either version.
+MEMORY = "memory"
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """One mounted hierarchy and where this process is in it."""
+
+    key: str
+    controllers: tuple[str, ...]
+    mount: Path
+    own: Path
+    """Folder of this process's own cgroup."""
+
+
+def hierarchies(proc: Path = Path("/proc/self")) -> dict[str, Hierarchy]:
+    """Every cgroup hierarchy that is mounted and shows this process's own cgroup."""
+    mounts = mountinfo.read(proc / "mountinfo")
+    found: dict[str, Hierarchy] = {}
+    for line in (proc / "cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        controllers = tuple(names.split(",")) if names else ()
+        for mount in mounts:
+            if mount.kind != ("cgroup" if controllers else "cgroup2"):
+                continue
+            if controllers and not set(controllers) <= set(mount.super_options):
+                continue
+            own = _below(mount, path)
+            if own is None or not own.is_dir():
+                continue
+            if not controllers:
+                controllers_here = tuple((own / "cgroup.controllers").read_text().split())
+                found[UNIFIED] = Hierarchy(UNIFIED, controllers_here, mount.point, own)
+            else:
+                found[controllers[0]] = Hierarchy(controllers[0], controllers, mount.point, own)
+            break
+    return found
+
+
+def _below(mount: mountinfo.Mount, path: str) -> Path | None:
+    """Where ``path`` of /proc/self/cgroup is under a mount that may show only a part of its hierarchy."""
+    if mount.root == "/":
+        return mount.point / path.lstrip("/")
+    if path == mount.root or path.startswith(mount.root + "/"):
+        return mount.point / path[len(mount.root) :].lstrip("/")
+    return None
+
+
+def read(folder: Path, file: str) -> str:
+    """Content of a cgroup's file without the last newline."""
+    return (folder / file).read_text().rstrip("\n")
+
+
+def write(folder: Path, file: str, value: str) -> None:
+    """One write(2) of ``value``. OSError is passed on: its errno tells what the kernel refused."""
+    handle = os.open(folder / file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(handle, value.encode())
+    finally:
+        os.close(handle)
+
+
+def keyed(folder: Path, file: str) -> dict[str, int]:
+    """A flat keyed file such as ``memory.stat``; fields that are no numbers are left out."""
+    pairs = (line.split() for line in read(folder, file).splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def tree(folder: Path) -> list[Path]:
+    """``folder`` and all cgroups below it, deepest first; empty when it does not exist."""
+    if not folder.is_dir():
+        return []
+    return [Path(where) for where, _, _ in os.walk(folder, topdown=False)]
+
+
+def processes(folder: Path) -> list[int]:
+    """Host pids in ``folder`` and all below; a cgroup that goes away meanwhile has none."""
+    pids: set[int] = set()
+    for one in tree(folder):
+        with contextlib.suppress(FileNotFoundError):
+            pids.update(int(pid) for pid in read(one, "cgroup.procs").split())
+    pids.discard(0)  # of a pid namespace that we cannot see
+    return sorted(pids)
+
+
+def move(pid: int, folder: Path) -> bool:
+    """Move a process into a cgroup; false when it has ended."""
+    try:
+        write(folder, "cgroup.procs", str(pid))
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def kill_all(folder: Path, timeout: float = 10) -> None:
+    """SIGKILL all in ``folder`` and below until none is left, at most ``timeout`` seconds.
+
+    New forks are stopped first (``cgroup.kill`` of version 2, ``pids.max`` of version 1's pids hierarchy), so a fork
+    bomb cannot win. Raises :class:`HostFailure` naming what does not die.
+    """
+    if not folder.is_dir():
+        return
+    _stop_forks(folder)
+    deadline = time.monotonic() + timeout
+    pause = 0.0005
+    while pids := processes(folder):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise HostFailure(
+                f"processes {', '.join(map(str, pids[:10]))} survive SIGKILL for {timeout:g} s",
+                hint="they wait in the kernel, most likely for a disk: see /proc/<pid>/stack on the server",
+                code="process_stuck",
+            )
+        time.sleep(pause)
+        pause = min(pause * 2, 0.02)
+
+
+def _stop_forks(folder: Path) -> None:
+    for file, value in (("cgroup.kill", "1"), ("pids.max", "0")):
+        if (folder / file).exists():
+            with contextlib.suppress(FileNotFoundError):
+                write(folder, file, value)
+            return
+
+
+def remove(folder: Path, timeout: float = 5) -> None:
+    """Remove an empty cgroup and all below it; none is a success.
+
+    The kernel says EBUSY for an instant after the last process has gone. Raises :class:`HostFailure` after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    for one in tree(folder):
+        while True:
+            try:
+                one.rmdir()
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise HostFailure(
+                        f"cannot remove cgroup {one}: {error.strerror}", code="cgroup_stuck",
+                        hint="something is still in it: read its cgroup.procs",
+                    ) from error
+                time.sleep(0.001)
+            else:
+                break
+
+
+def oom_kills(folders: Mapping[str, str]) -> int:
+    """Processes killed by the memory limit since the cgroup was made; ``folders`` as in ``contracts.limits.Cgroup.parents``.
+
+    ``oom_kill`` of ``memory.oom_control`` (version 1) or of ``memory.events`` (version 2). FileNotFoundError without the cgroup.
+    """
+    if MEMORY in folders:
+        return keyed(Path(folders[MEMORY]), "memory.oom_control").get("oom_kill", 0)
+    return keyed(Path(folders[UNIFIED]), "memory.events").get("oom_kill", 0)
+
+
+def memory_limit(folders: Mapping[str, str]) -> int | None:
+    """The memory limit in bytes, None when there is none. FileNotFoundError without the cgroup."""
+    if MEMORY in folders:
+        value = int(read(Path(folders[MEMORY]), "memory.limit_in_bytes"))
+        return None if value >= 1 << 62 else value
+    text = read(Path(folders[UNIFIED]), "memory.max")
+    return None if text == "max" else int(text)

@@ -1,0 +1,86 @@
+"""The door to processes that we did not start: by pid *and* start time, through pidfds, so that a reused pid is never hit.
+
+``pidfd_open(2)`` since Linux 5.3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A process for all time. ``started_at`` is in clock ticks since boot (field 22 of ``proc(5)`` stat)."""
+
+    pid: int
+    started_at: int
+
+    @classmethod
+    def of(cls, pid: int) -> Identity | None:
+        """Who has this pid now; None when nobody has, or only a zombie."""
+        found = _stat(pid)
+        return None if found is None else cls(pid, found)
+
+    def alive(self) -> bool:
+        """Whether this very process is there and no zombie."""
+        return _stat(self.pid) == self.started_at
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int | None]:
+        """A pidfd of this very process for the block; None when it has ended."""
+        handle = open_pidfd(self)
+        try:
+            yield handle
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+    def send(self, number: int) -> bool:
+        """Signal this very process; false when it has ended."""
+        with self.opened() as handle:
+            if handle is None:
+                return False
+            try:
+                signal.pidfd_send_signal(handle, number)
+            except ProcessLookupError:
+                return False
+            return True
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds for the process to end; whether it has."""
+        with self.opened() as handle:
+            return handle is None or ended(handle, timeout)
+
+
+def open_pidfd(process: Identity) -> int | None:
+    """A pidfd to be closed by the caller; None when that process has ended."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    if process.alive():
+        return handle
+    os.close(handle)
+    return None
+
+
+def ended(handle: int, timeout: float) -> bool:
+    """Wait up to ``timeout`` seconds for a pidfd's process to end; whether it has."""
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(max(0, timeout * 1000)))
+
+
+def _stat(pid: int) -> int | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(")") + 2 :].split()  # the name before may hold anything
+    return None if fields[0] in "ZX" else int(fields[19])
