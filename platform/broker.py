@@ -63,7 +63,7 @@ class Broker:
 
     def __init__(self, settings: PlatformSettings) -> None:
         self._app = celery_app("hostler-sender", settings)
-        self._redis = redis.Redis(unix_socket_path=str(settings.redis_socket), socket_timeout=30, socket_connect_timeout=5)
+        self._redis: Any = redis.Redis(unix_socket_path=str(settings.redis_socket), socket_timeout=30, socket_connect_timeout=5)
         self._prefix = f"hostler-{settings.installation}:"
 
     def _task(self, name: str, queue: str, *args: Any, expires: float | None = None) -> None:

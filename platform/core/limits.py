@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from hostler.core.units import MIB, Rate, Size
 
-_CPUS = re.compile(r"^\d+(-\d+)?(,\d+(-\d+)?)*$")
+_CPUS = re.compile(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*")
 
 
 class IoRate(BaseModel):
@@ -47,7 +47,7 @@ class Limits(BaseModel):
     @field_validator("cpus")
     @classmethod
     def _cpu_list(cls, value: str | None) -> str | None:
-        if value is not None and not _CPUS.match(value):
+        if value is not None and not _CPUS.fullmatch(value):
             raise ValueError("is not a CPU list; write numbers and ranges such as 0-1,4")
         return value
 

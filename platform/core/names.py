@@ -15,13 +15,13 @@ from pydantic import AfterValidator, Field
 
 from hostler.core.errors import Invalid
 
-_NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 
 
 def check_name(name: str) -> str:
     """A DNS label (RFC 1123): it becomes a host name. Raises :class:`Invalid`."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise Invalid(
             f"{name[:80]!r} is not a usable name",
             hint="use 1 to 63 lower-case letters, digits and hyphens, beginning and ending with a letter or digit",

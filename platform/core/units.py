@@ -16,10 +16,11 @@ KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?\s*$", re.IGNORECASE)
-_RATE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kMG]?)(?:bit(?:/s)?|bps)?\s*$", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTP]?)(?:i?B)?\s*", re.IGNORECASE)
+_RATE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kMG]?)(?:bit(?:/s)?|bps)?\s*", re.IGNORECASE)
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _LARGEST = 2**60
+_FASTEST = 10**13
 
 
 def parse_size(text: str | int) -> int:
@@ -28,7 +29,7 @@ def parse_size(text: str | int) -> int:
         if 0 <= text <= _LARGEST:
             return text
         raise Invalid(f"{text} is not a size in bytes", hint="give 0 or more, below 1 EiB")
-    match = _SIZE.match(str(text))
+    match = _SIZE.fullmatch(str(text))
     if not match:
         raise Invalid(f"{text!r} is not a size", hint="write bytes with a suffix, such as 512M or 10G")
     size = int(float(match[1]) * 1024 ** _POWER[match[2].upper()])
@@ -40,13 +41,16 @@ def parse_size(text: str | int) -> int:
 def parse_rate(text: str | int) -> int:
     """Bits per second of ``100Mbit``, ``1G``, ``64k``. Raises :class:`Invalid`."""
     if isinstance(text, int) and not isinstance(text, bool):
-        if 0 <= text <= 10**13:
+        if 0 <= text <= _FASTEST:
             return text
         raise Invalid(f"{text} is not a rate in bit/s")
-    match = _RATE.match(str(text))
+    match = _RATE.fullmatch(str(text))
     if not match:
         raise Invalid(f"{text!r} is not a rate", hint="write bits per second with a suffix, such as 100Mbit or 1G")
-    return int(float(match[1]) * 1000 ** _POWER[match[2].upper()])
+    rate = int(float(match[1]) * 1000 ** _POWER[match[2].upper()])
+    if rate > _FASTEST:
+        raise Invalid(f"{text!r} is too fast", hint="give at most 10000G")
+    return rate
 
 
 def format_size(size: int) -> str:

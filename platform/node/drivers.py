@@ -6,7 +6,8 @@ One that is missing, broken at import, of the wrong type or of a newer contract 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import structlog
 from stevedore import ExtensionManager
@@ -22,7 +23,7 @@ from hostler.core.messages import DriverFact
 
 log = structlog.get_logger()
 
-CONTRACTS: dict[str, type[Driver]] = {"ns": Ns, "net": Net, "storage": Storage, "limits": LimitsDriver, "images": Images}
+CONTRACTS: dict[str, Any] = {"ns": Ns, "net": Net, "storage": Storage, "limits": LimitsDriver, "images": Images}
 
 
 @dataclass
@@ -69,15 +70,15 @@ def load(host: Host, *, setup: bool = False) -> Drivers:
     for group, contract in CONTRACTS.items():
         manager = ExtensionManager(
             f"hostler.{group}",
-            on_load_failure_callback=lambda _, entry_point, error, group=group: _not_loaded(drivers, group, entry_point.name, error),
+            on_load_failure_callback=partial(_failed_to_load, drivers, group),
         )
         for extension in sorted(manager, key=lambda found: str(found.name)):
             _take(drivers, host, group, extension.name, extension.plugin, contract, setup)
     return drivers
 
 
-def _take(drivers: Drivers, host: Host, group: str, name: str, plugin: object, contract: type[Driver], setup: bool) -> None:
-    if not (isinstance(plugin, type) and issubclass(plugin, contract)):
+def _take(drivers: Drivers, host: Host, group: str, name: str, plugin: object, contract: Any, setup: bool) -> None:
+    if not (isinstance(plugin, type) and issubclass(plugin, Driver) and issubclass(plugin, contract)):
         _refuse(drivers, group, name, f"it is no {contract.__name__} of hostler.contracts")
         return
     if plugin.contract_version > CONTRACT_VERSION:
@@ -104,6 +105,11 @@ def _accept(drivers: Drivers, group: str, name: str, driver: Driver, probe: Prob
         drivers.loaded[group][name] = driver
     else:
         log.warning("driver not usable here", group=group, driver=name, problem=problem)
+
+
+def _failed_to_load(drivers: Drivers, group: str, _manager: Any, entry_point: Any, error: BaseException) -> None:
+    """Stevedore's callback for an entry point that cannot be imported."""
+    _not_loaded(drivers, group, entry_point.name, error)
 
 
 def _not_loaded(drivers: Drivers, group: str, name: str, error: BaseException) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 from hostler.core.errors import Stale
@@ -18,7 +19,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS fences (target TEXT PRIMARY KEY, fence INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS steps (
     operation TEXT NOT NULL, position INTEGER NOT NULL, direction TEXT NOT NULL,
-    fence INTEGER NOT NULL, instance TEXT NOT NULL, began REAL NOT NULL DEFAULT (unixepoch('subsec')), outcome TEXT,
+    fence INTEGER NOT NULL, instance TEXT NOT NULL, began REAL NOT NULL, outcome TEXT,
     PRIMARY KEY (operation, position, direction)
 ) WITHOUT ROWID;
 """
@@ -37,7 +38,7 @@ class Journal:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_SCHEMA)
-        self._db.execute("DELETE FROM steps WHERE began < unixepoch() - ? AND outcome IS NOT NULL", (MEMORY,))
+        self._db.execute("DELETE FROM steps WHERE began < ? AND outcome IS NOT NULL", (time.time() - MEMORY,))
 
     def admit(self, target: str, fence: int) -> None:
         """Remember ``fence`` as the highest seen for ``target``. Raises :class:`Stale` when a higher one was seen."""
@@ -60,8 +61,8 @@ class Journal:
                 if outcome.error is None:
                     return outcome, row[1]
             self._db.execute(
-                "INSERT OR REPLACE INTO steps (operation, position, direction, fence, instance) VALUES (?, ?, ?, ?, ?)",
-                (operation, index, direction, fence, self.instance),
+                "INSERT OR REPLACE INTO steps (operation, position, direction, fence, instance, began) VALUES (?, ?, ?, ?, ?, ?)",
+                (operation, index, direction, fence, self.instance, time.time()),
             )
             return None, row[1] if row is not None and row[0] is None else None
 

@@ -5,6 +5,7 @@ Batches on one target never overlap. While a batch runs, a ticker renews its lea
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from hostler.core.errors import ErrorReport, HostlerError, Stale, Unavailable
+from hostler.core.errors import ErrorReport, HostFailure, HostlerError, Stale, Unavailable
 from hostler.core.messages import Batch, Direction, Report, StepOrder, StepOutcome
 from hostler.node.journal import Journal
 from hostler.node.verbs import Server, Verb
@@ -31,7 +32,7 @@ class Runner:
         self._verbs = verbs
         self._journal = journal
         self._answer = answer
-        self._locks: dict[str, threading.Lock] = {}
+        self._locks: dict[str, tuple[threading.Lock, int]] = {}
         self._locks_guard = threading.Lock()
         self._working: dict[int, Report] = {}
         self._wake = threading.Event()
@@ -53,6 +54,10 @@ class Runner:
                 except Stale as error:
                     log.info("refused a stale batch", reason=error.message)
                     return report.model_copy(update={"refused": ErrorReport.of(error)})
+                except sqlite3.Error as error:  # without a journal nothing may be begun
+                    log.error("journal cannot be written", error=str(error))
+                    report.outcomes.append(StepOutcome(index=batch.steps[0].index, error=ErrorReport.of(_journal_broken(error))))
+                    return report
             for order in batch.steps:
                 outcome = self._step(batch, order)
                 report.outcomes.append(outcome)
@@ -61,25 +66,31 @@ class Runner:
         return report
 
     def _step(self, batch: Batch, order: StepOrder) -> StepOutcome:
-        known, begun_by = self._journal.begin(batch.operation, order.index, batch.direction, batch.fence)
-        if known is not None:
-            return known
         began = time.monotonic()
         outcome = StepOutcome(index=order.index)
         try:
-            verb = self._verbs.get(order.verb)
-            if verb is None:
-                raise HostlerError(f"this server does not know the step {order.verb}", hint="bring all servers to one version", code="unknown_step")
-            if begun_by is not None and not verb.repeatable:
-                raise Unavailable("the worker was restarted in the middle of this", hint="look at what it did, then ask again", code="interrupted")
-            outcome.result = verb(self.server, batch, order.payload)
+            known, begun_by = self._journal.begin(batch.operation, order.index, batch.direction, batch.fence)
+            if known is not None:
+                return known
+            outcome.result = self._verb(order, begun_by)(self.server, batch, order.payload)
         except Exception as error:  # an outer edge: whatever went wrong is the step's outcome
-            outcome.error = ErrorReport.of(error)
+            outcome.error = ErrorReport.of(_journal_broken(error) if isinstance(error, sqlite3.Error) else error)
             log.warning("step failed", step=order.name, verb=order.verb, code=outcome.error.code, error=outcome.error.message, traceback=outcome.error.traceback)
         outcome.ms = round((time.monotonic() - began) * 1000, 2)
-        self._journal.finish(batch.operation, batch.direction, outcome)
+        try:
+            self._journal.finish(batch.operation, batch.direction, outcome)
+        except sqlite3.Error as error:  # the step's effect stands; run again, it is the same
+            log.error("journal cannot be written", error=str(error))
         log.info("step", step=order.name, verb=order.verb, direction=batch.direction.value, ms=outcome.ms, ok=outcome.error is None)
         return outcome
+
+    def _verb(self, order: StepOrder, begun_by: str | None) -> Verb:
+        verb = self._verbs.get(order.verb)
+        if verb is None:
+            raise HostlerError(f"this server does not know the step {order.verb}", hint="bring all servers to one version", code="unknown_step")
+        if begun_by is not None and not verb.repeatable:
+            raise Unavailable("the worker was restarted in the middle of this", hint="look at what it did, then ask again", code="interrupted")
+        return verb
 
     @contextmanager
     def _alone(self, batch: Batch) -> Iterator[None]:
@@ -87,9 +98,16 @@ class Runner:
             yield
             return
         with self._locks_guard:
-            lock = self._locks.setdefault(batch.target, threading.Lock())
-        with lock:
-            yield
+            lock, users = self._locks.get(batch.target, (threading.Lock(), 0))
+            self._locks[batch.target] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._locks_guard:
+                lock, users = self._locks.pop(batch.target)
+                if users > 1:
+                    self._locks[batch.target] = (lock, users - 1)
 
     @contextmanager
     def _reported(self, batch: Batch) -> Iterator[None]:
@@ -118,3 +136,5 @@ class Runner:
         self._wake.set()
 
 
+def _journal_broken(error: Exception) -> HostFailure:
+    return HostFailure(f"the server's journal cannot be written: {error}", hint="its disk may be full: hostler doctor on the server tells", code="journal_broken")
