@@ -104,6 +104,10 @@ class Broker:
         """Ask a server for a heartbeat through its own queue; a late one is worthless."""
         self._task("node.ping", node_queue(node), time.time(), expires=interval.total_seconds())
 
+    def ask_greeting(self, node: str) -> None:
+        """Ask a server's worker to introduce itself."""
+        self._task("node.greet", node_queue(node), expires=30)
+
     def ask(self, node: str, question: str, args: dict[str, Any], timeout: float = ASK_TIMEOUT) -> dict[str, Any]:
         """Ask a server something that changes nothing, and wait for the answer. Raises what the server raised, or
         :class:`Unavailable` after ``timeout`` seconds."""

@@ -47,15 +47,19 @@ def greet(session: Session, hello: Hello) -> Node:
     return node
 
 
-def hear(session: Session, beat: Heartbeat) -> None:
-    """Write down that a server answered a ping that went through its own queue."""
+def hear(session: Session, beat: Heartbeat) -> bool:
+    """Write down that a server answered a ping that went through its own queue.
+
+    False when its worker is one that has not greeted yet (its greeting was lost): it must be asked to.
+    """
     node = find_node(session, beat.node)
     if node.instance != beat.instance:
-        return  # an answer of a worker that has been replaced
+        return False
     if node.state == "offline":
         add_event(session, "node_online", f"server {node.name} answers again", node=node.name)
         node.state = "online"
     node.seen_at, node.disk_free, node.load = now(), beat.disk_free, beat.load
+    return True
 
 
 def mark_silent(session: Session) -> list[str]:

@@ -13,6 +13,7 @@ from celery.signals import beat_init, setup_logging, worker_init
 
 from hostler import log
 from hostler.broker import CONTROL_QUEUE, celery_app
+from hostler.core.errors import Unavailable
 from hostler.core.messages import ContainerEvent, Heartbeat, Hello, Report
 from hostler.settings import ControlSettings
 from hostler.workers.control_side import ControlSide
@@ -29,6 +30,9 @@ app.conf.beat_schedule = {
     "ping": {"task": "control.ping", "schedule": PING, "options": {"queue": CONTROL_QUEUE, "expires": PING.total_seconds()}},
     "clean": {"task": "control.clean", "schedule": timedelta(hours=1), "options": {"queue": CONTROL_QUEUE, "expires": 600}},
 }
+
+#: While the store or the broker is away, news is tried again for about a minute.
+PATIENT = {"autoretry_for": (Unavailable,), "retry_backoff": 1, "retry_backoff_max": 10, "max_retries": 9}
 
 _side: ControlSide | None = None
 
@@ -62,13 +66,13 @@ def advance(operation: str) -> None:
     side().engine.advance(operation)
 
 
-@app.task(name="control.report")
+@app.task(name="control.report", **PATIENT)
 def report(message: dict[str, Any]) -> None:
     """A server's word on a batch."""
     side().engine.report(Report.model_validate(message))
 
 
-@app.task(name="control.hello")
+@app.task(name="control.hello", **PATIENT)
 def hello(message: dict[str, Any]) -> None:
     """A node worker has started."""
     side().hello(Hello.model_validate(message))
@@ -80,7 +84,7 @@ def heartbeat(message: dict[str, Any]) -> None:
     side().heartbeat(Heartbeat.model_validate(message))
 
 
-@app.task(name="control.event")
+@app.task(name="control.event", **PATIENT)
 def event(message: dict[str, Any]) -> None:
     """Something happened to a container."""
     side().container_event(ContainerEvent.model_validate(message))

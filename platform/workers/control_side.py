@@ -75,14 +75,16 @@ class ControlSide:
         return [operation.id for operation in made]
 
     def heartbeat(self, beat: Heartbeat) -> None:
-        """A server answered."""
+        """A server answered. One whose greeting was lost is asked for it."""
         with self.store.write() as session:
-            nodes.hear(session, beat)
+            known = nodes.hear(session, beat)
+        if not known:
+            self.broker.ask_greeting(beat.node)
 
     def ping(self, interval: timedelta) -> None:
         """Ping all servers, then mark those that have been silent for too long."""
         with self.store.read() as session:
-            names = session.scalars(select(Node.name).where(Node.instance != "")).all()
+            names = session.scalars(select(Node.name)).all()
         for name in names:
             self.broker.ping(name, interval)
         with self.store.write() as session:

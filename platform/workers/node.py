@@ -63,6 +63,12 @@ def ping(sent_at: float) -> None:
     side().broker.heartbeat(beat)
 
 
+@app.task(name="node.greet")
+def greet() -> None:
+    """Introduce this worker again: the control side does not know it."""
+    side().greet()
+
+
 @app.task(name="node.ask")
 def ask(key: str, question: str, args: dict[str, Any]) -> None:
     """Answer a question."""
