@@ -114,15 +114,16 @@ def move(pid: int, folder: Path) -> bool:
     return True
 
 
-def kill_all(folder: Path, timeout: float = 10) -> None:
+def kill_all(folder: Path, timeout: float = 10, *, stop_forks: bool = True) -> None:
     """SIGKILL all in ``folder`` and below until none is left, at most ``timeout`` seconds.
 
-    New forks are stopped first (``cgroup.kill`` of version 2, ``pids.max`` of version 1's pids hierarchy), so a fork
-    bomb cannot win. Raises :class:`HostFailure` naming what does not die.
+    With ``stop_forks`` new forks are stopped first (``cgroup.kill`` of version 2, ``pids.max`` of version 1's pids hierarchy,
+    which stays 0), so that a fork bomb cannot win. Raises :class:`HostFailure` naming what does not die.
     """
     if not folder.is_dir():
         return
-    _stop_forks(folder)
+    if stop_forks:
+        _stop_forks(folder)
     deadline = time.monotonic() + timeout
     pause = 0.0005
     while pids := processes(folder):

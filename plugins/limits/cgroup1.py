@@ -150,7 +150,7 @@ class Cgroup1(LimitsDriver):
         with self._lock:
             if self._places is None or not all(folder.is_dir() for folder in self._places.values()):
                 places = place.find(self._file, _NEEDED)
-                self._places = {key: folder for key, folder in places.items() if key != cgroups.UNIFIED}
+                self._places = places
             bases = self._node_folders(self._places)
             for key, base in bases.items():
                 if not base.is_dir():

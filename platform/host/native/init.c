@@ -1,8 +1,8 @@
 /*
  * hostler-init: the first process of every container.
  *
- *   hostler-init [-u USER] [-w DIR] [-- COMMAND ARG...]     as PID 1
- *   hostler-init -x [-u USER] [-w DIR] -- COMMAND ARG...    become COMMAND in a running container
+ *   hostler-init [-k] [-u USER] [-w DIR] [-- COMMAND ARG...]     as PID 1
+ *   hostler-init -x [-k] [-u USER] [-w DIR] -- COMMAND ARG...    become COMMAND in a running container
  *
  * As PID 1 it makes /.hostler/out and /.hostler/err (FIFOs) its standard output and error, forwards signals
  * to COMMAND, reaps whatever is orphaned, and when COMMAND ends tells how on /.hostler/status and exits with its status; the
@@ -12,7 +12,7 @@
  * waits as soon as the pipe is full. No other file of the host stays open, which keeps the container fit for a checkpoint.
  *
  * USER is uid, uid:gid, name or name:group, looked up in the container's own /etc/passwd and /etc/group: whatever a
- * hostile image says there, it names ids of its own user namespace.
+ * hostile image says there, it names ids of its own user namespace. HOME is set to the user's, with -k it is kept.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -113,7 +113,7 @@ static int find_groups(const char *name, struct identity *who)
 	return found;
 }
 
-static void become(const char *user)
+static void become(const char *user, int keep_home)
 {
 	static struct identity who;
 	char *copy = strdup(*user ? user : "0"), *group;
@@ -129,12 +129,12 @@ static void become(const char *user)
 	free(copy);
 	if (setgroups(who.ngroups, who.groups) || setgid(who.gid) || setuid(who.uid))
 		fail(NOT_RUN, "cannot become user", user, strerror(errno));
-	setenv("HOME", who.home[0] ? who.home : "/", 0);
+	setenv("HOME", who.home[0] ? who.home : "/", !keep_home);
 }
 
-static _Noreturn void run(const char *user, const char *dir, char **command)
+static _Noreturn void run(const char *user, int keep_home, const char *dir, char **command)
 {
-	become(user);
+	become(user, keep_home);
 	if (chdir(dir))
 		fail(NOT_RUN, "cannot enter", dir, strerror(errno));
 	execvp(command[0], command);
@@ -205,15 +205,17 @@ static int supervise(pid_t command, const sigset_t *all, int status_fd)
 int main(int argc, char **argv)
 {
 	const char *user = "", *dir = "/";
-	int option, become_it = 0, status_fd;
+	int option, become_it = 0, keep_home = 0, status_fd;
 	pid_t command = 0;
 	sigset_t all, none;
 
-	while ((option = getopt(argc, argv, "+u:w:x")) != -1) {
+	while ((option = getopt(argc, argv, "+ku:w:x")) != -1) {
 		if (option == 'u')
 			user = optarg;
 		else if (option == 'w')
 			dir = optarg;
+		else if (option == 'k')
+			keep_home = 1;
 		else if (option == 'x')
 			become_it = 1;
 		else
@@ -223,7 +225,7 @@ int main(int argc, char **argv)
 	if (become_it) {
 		if (!argv[0])
 			fail(2, "nothing to", "run", "give a command");
-		run(user, dir, argv);
+		run(user, keep_home, dir, argv);
 	}
 
 	sigfillset(&all);
@@ -243,7 +245,7 @@ int main(int argc, char **argv)
 		if (command == 0) {
 			setsid();
 			sigprocmask(SIG_SETMASK, &none, NULL);
-			run(user, dir, argv);
+			run(user, keep_home, dir, argv);
 		}
 	}
 	return supervise(command, &all, status_fd);

@@ -12,7 +12,7 @@
  *
  * No mount ever exists in the namespace of the caller, so none can be left behind there: when the runtime ends, only
  * the container's own namespace still holds them. The scratch tmpfs makes the root reachable for the container's
- * unprivileged ids whatever the modes of the folders above the volume are.
+ * unprivileged ids whatever the modes of the folders above the volume are. Should the caller die, the runtime dies with it.
  *
  * mount_setattr(2) since Linux 5.12, overlay on id-mapped layers since 5.19. glibc before 2.36 wraps none of it.
  */
@@ -26,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -199,6 +200,8 @@ int main(int argc, char **argv)
 	int end = 1;
 
 	(void)argc;
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL))
+		fail("bind to the life of", "the caller");
 	while (argv[end] && strcmp(argv[end], "--")) {
 		int words = words_after(argv[end]);
 

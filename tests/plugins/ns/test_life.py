@@ -1,0 +1,235 @@
+"""A container's life with the runc driver, on the real kernel."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from hostler.core.errors import Conflict, HostFailure, Invalid, NotFound
+from hostler.core.limits import Limits
+from hostler.core.specs import ExecSpec
+from hostler.host import cgroups, guest, mountinfo
+from hostler.host.pidfd import Identity
+from hostler_plugins.ns.runc import Runc
+from tests.plugins.ns.world import World
+
+pytestmark = pytest.mark.lab
+
+
+def read_fifo(world: World, container: str, name: str = guest.OUT) -> int:
+    return os.open(guest.guest_dir(world.host, container) / name, os.O_RDWR | os.O_NONBLOCK)
+
+
+def leftovers(world: World) -> list[str]:
+    """All on this machine that bears the installation's name, or lies in its state folder."""
+    name = f"hostler-{world.host.installation}"
+    found = [str(path) for one in cgroups.hierarchies().values() for path in one.mount.rglob(f"{name}*")]
+    found += [str(path) for path in (world.host.state_dir / "ns").rglob("*")]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            mounts = (process / "mountinfo").read_text()
+            words = (process / "cmdline").read_bytes().decode("utf-8", "replace")
+        except OSError:
+            continue
+        if name in mounts or str(world.host.state_dir) in mounts or str(world.host.state_dir) in words:
+            found.append(f"process {process.name}: {words}")
+    return found
+
+
+def test_full_life(world: World) -> None:
+    spec = world.spec("sh", "-c", "echo hello; trap 'exit 7' TERM; while :; do sleep 0.05; done")
+    sandbox, _ = world.create(spec)
+    assert sandbox.state == "created"
+    assert world.ns.inspect(spec.id) == sandbox
+    out = read_fifo(world, spec.id)
+    world.ns.start(spec.id)
+    running = world.ns.inspect(spec.id)
+    assert (running.state, running.pid) == ("running", sandbox.pid)
+    result = world.ns.exec(spec.id, ExecSpec(args=("sh", "-c", "echo out; echo err >&2; exit 3")))
+    assert (result.exit_code, result.stdout, result.stderr) == (3, "out\n", "err\n")
+    assert os.read(out, 100) == b"hello\n"
+    status = read_fifo(world, spec.id, guest.STATUS)
+    world.ns.signal(spec.id, signal.SIGTERM)
+    assert world.ns.wait(spec.id, 5).state == "exited"
+    assert os.read(status, 100) == b"exit 7\n"
+    world.ns.delete(spec.id)
+    assert world.ns.inspect(spec.id).state == "absent"
+    os.close(out)
+    os.close(status)
+
+
+def test_nothing_is_left(world: World) -> None:
+    spec = world.up("sleep", "1000")
+    assert leftovers(world), "the search itself must find a running container"
+    world.sh(spec, "sleep 1000 >/dev/null 2>&1 &")
+    world.down()
+    assert leftovers(world) == []
+    assert not world.host.container_dir(spec.id).exists()
+    assert not world.ns.scratch.exists()
+
+
+def test_no_mount_on_the_host(world: World) -> None:
+    before = mountinfo.read()
+    world.up("sleep", "1000")
+    assert mountinfo.read() == before
+
+
+def test_verbs_are_idempotent(world: World) -> None:
+    spec = world.spec("sleep", "1000")
+    first, cgroup = world.create(spec)
+    assert world.ns.create(spec, world.root_plan(spec), cgroup) == first
+    world.ns.start(spec.id)
+    world.ns.start(spec.id)
+    assert world.ns.create(spec, world.root_plan(spec), cgroup).state == "running"
+    for _ in range(2):
+        world.ns.delete(spec.id)
+        world.ns.signal(spec.id, signal.SIGTERM)
+        world.ns.forget(spec.id)
+    with pytest.raises(NotFound):
+        world.ns.start(spec.id)
+    with pytest.raises(Conflict):
+        world.sh(spec, "true")
+
+
+def test_exited_sandbox_is_made_anew(world: World) -> None:
+    spec = world.up("true")
+    assert world.ns.wait(spec.id, 5).state == "exited"
+    sandbox, _ = world.create(spec)
+    assert sandbox.state == "created"
+
+
+def test_new_driver_object_adopts(world: World) -> None:
+    spec = world.up("sleep", "1000")
+    other = Runc(world.host)
+    seen = other.inspect(spec.id)
+    assert seen.state == "running"
+    assert seen == world.ns.inspect(spec.id)
+    assert other.exec(spec.id, ExecSpec(args=("hostname",))).stdout == f"{spec.name}\n"
+    other.delete(spec.id)
+    assert world.ns.inspect(spec.id).state == "absent"
+
+
+def test_reused_pid_is_not_ours(world: World) -> None:
+    spec = world.up("sleep", "1000")
+    record = guest.read_init(world.host, spec.id)
+    assert record is not None
+    stranger = Identity.of(os.getpid())
+    assert stranger is not None
+    guest.write_init(world.host, spec.id, record.model_copy(update={"pid": stranger.pid}))
+    assert world.ns.inspect(spec.id).state == "exited"
+    world.ns.signal(spec.id, signal.SIGKILL)  # would end this very test
+    guest.write_init(world.host, spec.id, record)
+
+
+def test_crash_in_the_middle_of_create_is_cleaned(world: World) -> None:
+    """A worker that died after the runtime had made the sandbox, before it wrote the init down."""
+    spec = world.spec("sleep", "1000")
+    sandbox, cgroup = world.create(spec)
+    guest.remove_init(world.host, spec.id)
+    assert world.ns.inspect(spec.id).state == "absent"
+    again, _ = world.create(spec)
+    assert again.pid != sandbox.pid
+    assert world.limits.processes(spec.id) == [again.pid]
+    assert cgroup.parents
+
+
+def test_failed_create_leaves_nothing(world: World) -> None:
+    spec = world.spec("sleep", "1000")
+    cgroup = world.limits.create(spec.id, spec.limits)
+    plan = world.root_plan(spec)
+    broken = plan.model_copy(update={"mounts": [plan.mounts[0].model_copy(update={"source": Path("/proc/nothing")})]})
+    with pytest.raises(HostFailure, match="cannot open /proc/nothing"):
+        world.ns.create(spec, broken, cgroup)
+    assert world.ns.inspect(spec.id).state == "absent"
+    assert world.limits.processes(spec.id) == []
+    assert [item for item in world.ns.inventory() if item.kind != "folder"] == []
+
+
+def test_too_little_memory_says_so(world: World) -> None:
+    spec = world.spec("sleep", "1000", limits=Limits(memory=4 << 20))
+    cgroup = world.limits.create(spec.id, spec.limits)
+    cgroups.write(Path(cgroup.parents["memory"]), "memory.limit_in_bytes", str(256 << 10))
+    with pytest.raises(Invalid, match="memory limit of 4M is too small"):
+        world.ns.create(spec, world.root_plan(spec), cgroup)
+    assert world.limits.processes(spec.id) == []
+
+
+def test_init_without_a_command_waits(world: World) -> None:
+    spec = world.up()
+    assert world.sh(spec, "ps | wc -l").exit_code == 0
+    assert world.ns.inspect(spec.id).state == "running"
+    world.ns.signal(spec.id, signal.SIGTERM)
+    assert world.ns.wait(spec.id, 5).state == "exited"
+
+
+def test_unknown_command_gives_127(world: World) -> None:
+    spec = world.spec("no-such-program")
+    world.create(spec)
+    status, err = read_fifo(world, spec.id, guest.STATUS), read_fifo(world, spec.id, guest.ERR)
+    world.ns.start(spec.id)
+    world.ns.wait(spec.id, 5)
+    assert os.read(status, 100) == b"exit 127\n"
+    assert b"cannot run no-such-program: No such file or directory" in os.read(err, 1000)
+    os.close(status)
+    os.close(err)
+
+
+def test_zombies_are_reaped(world: World) -> None:
+    spec = world.up("sleep", "1000")
+    world.sh(spec, "for i in 1 2 3 4 5; do (sleep 0.01 & ) ; done; sleep 0.2")
+    assert " Z " not in world.sh(spec, "ps -o stat,comm; cat /proc/[0-9]*/stat").stdout
+
+
+def test_user_of_the_image(world: World) -> None:
+    spec = world.up("sh", "-c", "id > /tmp/id; pwd >> /tmp/id; echo $HOME >> /tmp/id; sleep 1000", user="ada", cwd="/home")
+    result = world.sh(spec, "while ! [ -s /tmp/id ]; do sleep 0.01; done; sleep 0.05; cat /tmp/id")
+    assert result.stdout.splitlines() == ["uid=1815(ada) gid=1852(engines) groups=1871(analysts)", "/home", "/home/ada"]
+    assert world.sh(spec, "id -u; id -g", user="ada").stdout.split() == ["1815", "1852"]
+    assert world.sh(spec, "id -u; id -g", user="33:44").stdout.split() == ["33", "44"]
+    with pytest.raises(Invalid, match="cannot become user nobody"):
+        world.sh(spec, "true", user="nobody")
+    with pytest.raises(Invalid, match="cannot run nothing"):
+        world.ns.exec(spec.id, ExecSpec(args=("nothing",)))
+    with pytest.raises(Invalid, match="cannot enter /none"):
+        world.sh(spec, "true", cwd="/none")
+
+
+def test_exec_environment_and_input(world: World) -> None:
+    spec = world.up("sleep", "1000", env=("PATH=/bin", "COLOR=blue"))
+    result = world.sh(spec, "cat; echo $COLOR $SIZE", env=("COLOR=red", "SIZE=4"), stdin="given\n")
+    assert result.stdout == "given\nred 4\n"
+
+
+def test_exec_output_is_bounded(world: World) -> None:
+    spec = world.up("sleep", "1000")
+    result = world.sh(spec, "yes | head -c 3000000", output_limit=1000)
+    assert result.truncated
+    assert len(result.stdout) == 1000
+    assert result.exit_code == 0
+
+
+def test_exec_time_limit_kills_the_whole_tree(world: World) -> None:
+    spec = world.up("sleep", "1000")
+    result = world.sh(spec, "(setsid sleep 77 &) ; setsid sleep 78 & sleep 79", timeout=0.5)
+    assert result.timed_out
+    assert result.seconds < 3
+    assert "sleep 7" not in world.sh(spec, "ps -o args").stdout
+    assert world.ns.inspect(spec.id).state == "running"
+
+
+def test_exec_leaves_daemons_running(world: World) -> None:
+    spec = world.up("sleep", "1000")
+    world.sh(spec, "sleep 77 >/dev/null 2>&1 &")
+    assert "sleep 77" in world.sh(spec, "ps -o args").stdout
+    assert not list(Path(world.limits.create(spec.id, spec.limits).parents["pids"]).glob("exec-*"))
+
+
+def test_fork_bomb_in_exec_ends_with_its_time(world: World) -> None:
+    spec = world.up("sleep", "1000", limits=Limits(memory=64 << 20, pids=40))
+    result = world.sh(spec, "b() { b | b & }; b; while :; do sleep 0.05; done", timeout=1)
+    assert result.timed_out
+    assert result.seconds < 8
+    assert len(world.limits.processes(spec.id)) == 2

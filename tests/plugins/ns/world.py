@@ -1,0 +1,84 @@
+"""A tenant's world small enough for a test: busybox in a folder, limits by cgroups, the runc driver."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hostler.contracts.driver import Host
+from hostler.contracts.limits import Cgroup
+from hostler.contracts.ns import Sandbox
+from hostler.contracts.storage import IdmapMount, RootPlan
+from hostler.core.limits import Limits
+from hostler.core.names import new_id
+from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec, IdRange, ImageSpec, Process
+from hostler_plugins.limits.cgroup1 import Cgroup1
+from hostler_plugins.ns.runc import Runc
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5) -> None:
+    """Wait for a condition, at most so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+@dataclass
+class World:
+    """A node with drivers, and the containers made in the test."""
+
+    host: Host
+    rootfs: Path
+    ns: Runc = field(init=False)
+    limits: Cgroup1 = field(init=False)
+    made: dict[str, ContainerSpec] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ns = Runc(self.host)
+        self.limits = Cgroup1(self.host)
+
+    def spec(self, *args: str, limits: Limits | None = None, **process: Any) -> ContainerSpec:
+        number = len(self.made)
+        spec = ContainerSpec(
+            id=new_id(),
+            name=f"web{number}",
+            account="acc0",
+            ids=IdRange(base=2_000_000 + number * 65_536),
+            image=ImageSpec(digest="sha256:" + "0" * 64, driver="rootfs", size=0),
+            process=Process(args=args, **process),
+            limits=limits or Limits(memory=64 << 20, pids=100),
+        )
+        self.made[spec.id] = spec
+        return spec
+
+    def root_plan(self, spec: ContainerSpec) -> RootPlan:
+        """A root of the container's own: hard links to the shared files would be shared when written."""
+        folder = self.host.state_dir / "roots" / spec.id
+        if not folder.exists():
+            shutil.copytree(self.rootfs, folder, symlinks=True)
+        return RootPlan(mounts=[IdmapMount(source=folder, target="root")])
+
+    def create(self, spec: ContainerSpec) -> tuple[Sandbox, Cgroup]:
+        cgroup = self.limits.create(spec.id, spec.limits)
+        return self.ns.create(spec, self.root_plan(spec), cgroup), cgroup
+
+    def up(self, *args: str, limits: Limits | None = None, **process: Any) -> ContainerSpec:
+        spec = self.spec(*args, limits=limits, **process)
+        self.create(spec)
+        self.ns.start(spec.id)
+        return spec
+
+    def sh(self, spec: ContainerSpec, script: str, **command: Any) -> ExecResult:
+        return self.ns.exec(spec.id, ExecSpec(args=("sh", "-c", script), **command))
+
+    def down(self) -> None:
+        for container in self.made:
+            self.ns.forget(container)
+            self.limits.remove(container)
+        self.limits.teardown()
+        self.ns.teardown()
