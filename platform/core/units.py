@@ -83,5 +83,5 @@ def _validated(parse: Any) -> Any:
     return convert
 
 
-Size = Annotated[int, BeforeValidator(_validated(parse_size)), Field(ge=0, description="bytes; 512M style text is accepted")]
-Rate = Annotated[int, BeforeValidator(_validated(parse_rate)), Field(ge=0, description="bit/s; 100Mbit style text is accepted")]
+Size = Annotated[int, Field(ge=0), BeforeValidator(_validated(parse_size), json_schema_input_type=int | str), Field(description="bytes; 512M style text is accepted")]
+Rate = Annotated[int, Field(ge=0), BeforeValidator(_validated(parse_rate), json_schema_input_type=int | str), Field(description="bit/s; 100Mbit style text is accepted")]
