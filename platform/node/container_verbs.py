@@ -14,6 +14,7 @@ from hostler.core.limits import Limits
 from hostler.core.messages import Batch
 from hostler.core.specs import ContainerSpec, ExecSpec
 from hostler.core.units import Rate, Size
+from hostler.host import guest
 from hostler.node.verbs import Nothing, Payload, Server, Verb, spec_of
 
 
@@ -126,6 +127,7 @@ def sandbox_stop(server: Server, batch: Batch, payload: GracePayload) -> dict[st
     spec = spec_of(batch)
     ns = server.drivers.ns(spec.drivers.ns)
     if payload.grace > 0 and ns.inspect(spec.id).state == "running":
+        guest.expect_exit(server.host, spec.id)
         ns.signal(spec.id, _signal_number(spec.process.stop_signal))
         ns.wait(spec.id, payload.grace)
     obeyed = ns.inspect(spec.id).state != "running"

@@ -19,6 +19,8 @@ from hostler.core.errors import Unavailable
 
 #: How often a transaction that lost a race is tried again.
 ATTEMPTS = 8
+#: serialization_failure and deadlock_detected (PostgreSQL, appendix A).
+_LOST_RACES = ("40001", "40P01")
 
 
 def open_engine(url: str) -> Engine:
@@ -72,11 +74,15 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
+        if is_conflict(error):
+            raise
         raise Unavailable(
             f"the store does not answer: {error.orig}", hint="try again; if it stays, its operators look at the database", code="store_unavailable"
         ) from error
 
 
 def is_conflict(error: Exception) -> bool:
-    """Whether a transaction lost a race for a unique value and may be tried again."""
+    """Whether a transaction lost a race, for a unique value or a row's lock, and may be tried again."""
+    if isinstance(error, OperationalError):
+        return getattr(error.orig, "sqlstate", None) in _LOST_RACES
     return isinstance(error, IntegrityError)
