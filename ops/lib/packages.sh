@@ -25,7 +25,8 @@ DEV_PACKAGES=(
 # missing_packages NAME…: those that dpkg does not have installed.
 missing_packages() {
   local installed name
-  installed=" $(dpkg-query -W -f '${binary:Package}=${db:Status-Status}\n' "$@" 2>/dev/null |
+  # dpkg-query fails when it has never heard of one of them
+  installed=" $({ dpkg-query -W -f '${binary:Package}=${db:Status-Status}\n' "$@" 2>/dev/null || true; } |
     sed -n 's/^\([^:=]*\).*=installed$/\1/p' | tr '\n' ' ')"
   for name in "$@"; do
     [[ $installed == *" $name "* ]] || printf '%s\n' "$name"
