@@ -6,6 +6,7 @@
       hosts hostname resolv.conf    bound over the files in /etc
     init.json           InitRecord: the init process, written at create, removed at delete
     exit.json           ExitRecord: how the last init ended, written by the watch
+    spec.json           the container's spec, kept by the worker
     expected            present while the platform itself is ending the container
     oom.json            what the watch has told of memory kills
     log/                the container's output
@@ -126,8 +127,10 @@ def remove_init(host: Host, container: str) -> None:
 
 def write_exit(host: Host, container: str, record: ExitRecord) -> None:
     """Write down how the init ended; not when the container's folder is gone."""
-    if host.container_dir(container).is_dir():
+    try:
         write_whole(host.container_dir(container) / "exit.json", record.model_dump_json())
+    except FileNotFoundError:
+        return
 
 
 def read_exit(host: Host, container: str, process: Identity) -> ExitRecord | None:

@@ -12,6 +12,7 @@ because it is tenfold faster and works on what runc knows nothing of (a restored
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -162,9 +163,7 @@ class Runc(Ns):
 
     def forget(self, container: str) -> None:
         self.delete(container)
-        folder = self.host.container_dir(container)
-        if folder.exists():
-            shutil.rmtree(folder)
+        _remove_shared(self.host.container_dir(container))
         guest.nudge(self.host, container)
 
     # -- how
@@ -232,6 +231,20 @@ class Runc(Ns):
                 shutil.rmtree(folder)
         guest.remove_guest(self.host, container)
         guest.remove_init(self.host, container)
+
+
+def _remove_shared(folder: Path) -> None:
+    """Remove a folder in which the watch may just be writing its last word."""
+    for _ in range(20):
+        if not folder.exists():
+            return
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+            time.sleep(0.005)
+    raise HostFailure(f"cannot remove {folder}: something goes on writing to it", hint="see with lsof what it is")
 
 
 def _kill(process: Identity) -> None:
