@@ -110,7 +110,7 @@ def _make_debian(scratch: Path, netns: str, progress: Progress) -> Path:
     mmdebstrap, tar_program = _program("mmdebstrap", "mmdebstrap"), _program("tar", "tar")
     root, tar = scratch / "root", scratch / "debian.tar"
     enter = ("nsenter", f"--net={netns}", "--") if netns else ()
-    sources = scratch / "machine.list"
+    sources = scratch / "debian.list"
     # In a file of our own, as addresses may hold passwords, which a command line would show.
     sources.touch(mode=0o600)
     sources.write_text("\n".join(_sources()) + "\n")
