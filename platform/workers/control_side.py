@@ -21,7 +21,7 @@ from hostler.store import nodes
 from hostler.store.addresses import Pool
 from hostler.store.engine import Store
 from hostler.store.events import add_event
-from hostler.store.models import Container, IdempotencyKey, Node, Operation, Token
+from hostler.store.models import Container, Event, IdempotencyKey, Node, Operation, Token
 
 log = structlog.get_logger()
 
@@ -92,10 +92,14 @@ class ControlSide:
                 log.warning("server offline", node=name)
 
     def container_event(self, event: ContainerEvent) -> None:
-        """Write a container's event down. One that ended by itself is taken down in order."""
+        """Write a container's event down. One that ended by itself is taken down in order.
+
+        Events come at least once; an exit is known again by pid and start time. An end that an operation asked for is
+        that operation's to tell.
+        """
         with self.store.write() as session:
             container = session.get(Container, event.container, with_for_update=True)
-            if container is None:
+            if container is None or event.details.get("expected") or _known(session, event):
                 return
             add_event(session, event.kind, event.message, container=container, node=event.node, at=event.at, details=event.details)
             stop = self._ended_by_itself(session, container, event)
@@ -108,6 +112,8 @@ class ControlSide:
         )
         if event.kind != "exited" or busy is not None or container.state != State.RUNNING:
             return None
+        if container.started_at is not None and event.at < container.started_at:
+            return None  # late news of an init that has been replaced
         operation = _platform_operation(session, "stop", container, event.message)
         session.flush()
         return operation.id
@@ -123,6 +129,13 @@ class ControlSide:
         """Close all connections."""
         self.broker.close()
         self.store.close()
+
+
+def _known(session: Session, event: ContainerEvent) -> bool:
+    """Whether the very same happening was written down before."""
+    return session.scalar(
+        select(Event.id).where(Event.container_id == event.container, Event.kind == event.kind, Event.at == event.at).limit(1)
+    ) is not None
 
 
 def _platform_operation(session: Session, kind: str, container: Container, reason: str) -> Operation:

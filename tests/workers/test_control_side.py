@@ -1,0 +1,98 @@
+"""What the control side makes of news from servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from hostler.core.messages import ContainerEvent, Heartbeat, Hello, now
+from hostler.settings import ControlSettings
+from hostler.store.engine import Store
+from hostler.store.models import Container, Event, Operation
+from hostler.workers.control_side import ControlSide
+from tests.operations.world import FACTS, World, make_world
+
+
+@pytest.fixture
+def world(store: Store, tmp_path: Path) -> World:
+    """Servers that are online, and one container that runs."""
+    made = make_world(store, tmp_path)
+    made.create("web")
+    made.answer_all()
+    return made
+
+
+@pytest.fixture
+def side(world: World, store_url: str, redis_socket: Path, tmp_path: Path) -> Iterator[ControlSide]:
+    """A control side on the world's store; what it sends is the world's to answer."""
+    settings = ControlSettings(store_url=store_url, redis_socket=redis_socket, home=tmp_path, secret_file=tmp_path / "secret")
+    made = ControlSide(settings)
+    made.engine = world.engine
+    yield made
+    made.close()
+
+
+def exited(world: World, **details: object) -> ContainerEvent:
+    """News that the container's init ended."""
+    container = world.container("web")
+    assert container is not None
+    return ContainerEvent(node="alpha", container=container.id, kind="exited", message="it ended with status 3", details=details)
+
+
+def events(world: World, kind: str) -> list[str]:
+    """Messages of one kind."""
+    with world.store.read() as session:
+        return list(session.scalars(select(Event.message).where(Event.kind == kind)))
+
+
+def test_a_container_that_ended_by_itself_is_taken_down_and_says_why(world: World, side: ControlSide) -> None:
+    event = exited(world, expected=False)
+    side.container_event(event)
+    world.answer_all()
+    side.container_event(event)  # delivered twice
+    container = world.container("web")
+    assert container is not None and container.state == "stopped" and container.wanted == "running"
+    assert events(world, "exited") == ["it ended with status 3"]
+    with world.store.read() as session:
+        (stop,) = session.scalars(select(Operation).where(Operation.kind == "stop")).all()
+    assert stop.asked_by == "the platform" and stop.reason == "it ended with status 3" and stop.state == "done"
+
+
+def test_an_end_that_was_asked_for_is_no_event(world: World, side: ControlSide) -> None:
+    side.container_event(exited(world, expected=True))
+    assert events(world, "exited") == []
+
+
+def test_late_news_of_a_replaced_init_stops_nothing(world: World, side: ControlSide) -> None:
+    event = exited(world, expected=False).model_copy(update={"at": now() - timedelta(minutes=1)})
+    side.container_event(event)
+    container = world.container("web")
+    assert container is not None and container.state == "running"
+
+
+def test_news_of_a_container_that_is_gone_is_nothing(world: World, side: ControlSide) -> None:
+    side.container_event(ContainerEvent(node="alpha", container="nobody", kind="oom", message="x"))
+    assert events(world, "oom") == []
+
+
+def test_leftovers_on_a_server_are_told_and_the_unwanted_deleted(world: World, side: ControlSide) -> None:
+    with world.store.write() as session:
+        row = session.scalars(select(Container)).one()
+        row.state, row.wanted = "error", "absent"
+        node = row.node.name if row.node else ""
+    facts = FACTS.model_copy(update={"containers": ["strang3r"]})
+    side.hello(Hello(node=node, instance="new", facts=facts))
+    world.answer_all()
+    assert world.container("web") is None
+    assert events(world, "leak") == [f"server {node} holds container strang3r, which no row owns"]
+
+
+def test_an_unknown_worker_is_asked_to_greet(world: World, side: ControlSide, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(side.broker, "ask_greeting", asked.append)
+    side.heartbeat(Heartbeat(node="alpha", instance="unknown", sent_at=now()))
+    assert asked == ["alpha"]
