@@ -16,6 +16,8 @@ from typing import Any
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
 
 from hostler.core.errors import ErrorReport, Unavailable
 from hostler.core.messages import Batch, ContainerEvent, Heartbeat, Hello, Report
@@ -63,7 +65,12 @@ class Broker:
 
     def __init__(self, settings: PlatformSettings) -> None:
         self._app = celery_app("hostler-sender", settings)
-        self._redis: Any = redis.Redis(unix_socket_path=str(settings.redis_socket), socket_timeout=30, socket_connect_timeout=5)
+        self._redis: Any = redis.Redis(
+            unix_socket_path=str(settings.redis_socket),
+            socket_timeout=30,
+            socket_connect_timeout=5,
+            retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 3),  # the default would keep a caller for four seconds
+        )
         self._prefix = f"hostler-{settings.installation}:"
 
     def _task(self, name: str, queue: str, *args: Any, expires: float | None = None) -> None:

@@ -163,13 +163,18 @@ def cancel(session: Session, operation: Operation) -> None:
     operation.cancel_asked = True
 
 
-def _new_image(session: Session, asker: Asker, name: str) -> Image:
+def check_image_name(session: Session, account: Account, name: str) -> str | None:
+    """Whether the account may call a new image so; the owner that the image will have (None: the provider's, everybody's to use)."""
     check_name(name)
-    owner = None if asker.account.provider else asker.account.id
+    owner = None if account.provider else account.id
     same_owner = Image.account_id.is_(None) if owner is None else Image.account_id == owner
     if session.scalar(select(Image.id).where(Image.name == name, same_owner)):
         raise Conflict(f"an image {name} exists already", hint="choose another name, or delete it first", code="name_taken")
-    image = Image(name=name, account_id=owner)
+    return owner
+
+
+def _new_image(session: Session, asker: Asker, name: str) -> Image:
+    image = Image(name=name, account_id=check_image_name(session, asker.account, name))
     session.add(image)
     return image
 

@@ -1,0 +1,71 @@
+"""Containers as the API shows them: one query for the rows with all that hangs on them, one for their open operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session, contains_eager, joinedload
+
+from hostler.core.api import ContainerOut, OperationRef
+from hostler.core.limits import Limits
+from hostler.operations.engine import OPEN
+from hostler.store.models import Container, Operation
+from hostler.web.api.shapes import error_out, operation_ref
+from hostler.web.panel import panel
+
+
+def rows_query() -> Select[Container]:
+    """Containers with their account, plan, image, server and address."""
+    return (
+        select(Container)
+        .join(Container.account)
+        .options(
+            contains_eager(Container.account),
+            joinedload(Container.plan, innerjoin=True),
+            joinedload(Container.image, innerjoin=True),
+            joinedload(Container.node),
+            joinedload(Container.address),
+        )
+    )
+
+
+def open_operations(session: Session, containers: Iterable[str]) -> dict[str, OperationRef]:
+    """The operation that holds each container, the oldest first in line; commands that run beside it are not meant."""
+    wanted = list(containers)
+    rows = session.scalars(
+        select(Operation)
+        .where(Operation.target_id.in_(wanted), Operation.state.in_(OPEN), Operation.exclusive.is_(True))
+        .order_by(Operation.created_at.desc(), Operation.id.desc())
+    )
+    return {row.target_id: operation_ref(row) for row in rows}
+
+
+def container_out(row: Container, operation: OperationRef | None, *, operator: bool) -> ContainerOut:
+    """A container."""
+    pool = panel().pool
+    process: dict[str, Any] = row.process
+    number = row.address.number if row.address is not None else None
+    return ContainerOut(
+        id=row.id,
+        name=row.name,
+        account=row.account.name,
+        state=row.state,
+        wanted=row.wanted,
+        node=row.node.name if row.node is not None else None,
+        image=row.image.name,
+        plan=row.plan.name,
+        limits=Limits.model_validate(row.limits),
+        address_v4=str(pool.address_v4(number)) if number is not None else None,
+        address_v6=str(pool.address_v6(number)) if number is not None else None,
+        ports=list(row.image.config.get("ports", ())),
+        args=list(process.get("args", ())),
+        env=list(process.get("env", ())),
+        user=process.get("user", ""),
+        drivers=row.drivers,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        operation=operation,
+        error=error_out(row.error, operator=operator),
+    )

@@ -1,0 +1,86 @@
+"""What one panel process works with: settings, store, broker, tickets, pool.
+
+gunicorn loads the app before it forks, so nothing is opened until a request needs it, and a process that finds
+connections of its parent opens its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import cast
+
+from flask import current_app
+
+from hostler.broker import Broker
+from hostler.operations.tickets import Tickets, load_key
+from hostler.settings import ControlSettings
+from hostler.store.addresses import Pool
+from hostler.store.engine import Store
+
+_EXTENSION = "hostler"
+
+
+class Panel:
+    """Opened lazily, once per process; safe to share between its threads."""
+
+    def __init__(self, settings: ControlSettings) -> None:
+        self.settings = settings
+        self.pool = Pool.of(settings.pool_v4, settings.pool_v6, settings.gateway_v4, settings.gateway_v6)
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._store: Store | None = None
+        self._broker: Broker | None = None
+        self._tickets: Tickets | None = None
+
+    def _mine(self) -> None:
+        """Forget, without closing them, connections that belong to the process this one was forked from."""
+        if self._pid != os.getpid():
+            self._pid, self._store, self._broker, self._tickets = os.getpid(), None, None, None
+
+    @property
+    def store(self) -> Store:
+        """This process's store."""
+        with self._lock:
+            self._mine()
+            if self._store is None:
+                self._store = Store(self.settings.store)
+            return self._store
+
+    @property
+    def broker(self) -> Broker:
+        """This process's door to the broker."""
+        with self._lock:
+            self._mine()
+            if self._broker is None:
+                self._broker = Broker(self.settings)
+            return self._broker
+
+    @property
+    def tickets(self) -> Tickets:
+        """Tickets, made and checked with the installation's key."""
+        with self._lock:
+            self._mine()
+            if self._tickets is None:
+                self._tickets = Tickets(load_key(self.settings.secret_path), self.settings.panel_url)
+            return self._tickets
+
+    def close(self) -> None:
+        """Close what this process opened."""
+        with self._lock:
+            self._mine()
+            if self._store is not None:
+                self._store.close()
+            if self._broker is not None:
+                self._broker.close()
+            self._store, self._broker, self._tickets = None, None, None
+
+
+def attach(extensions: dict[str, object], panel: Panel) -> None:
+    """Make a panel the one of an app."""
+    extensions[_EXTENSION] = panel
+
+
+def panel() -> Panel:
+    """The panel of the app that handles this request."""
+    return cast(Panel, current_app.extensions[_EXTENSION])
