@@ -19,7 +19,7 @@ from hostler.settings import NodeSettings
 #: What CRIU is asked for, by ``criu check --feature``.
 CRIU_FEATURES = ("mem_dirty_track", "uffd", "uffd-noncoop", "pagemap_scan")
 PROGRAMS = ("runc", "redis-server", "mkfs.btrfs", "mmdebstrap", "busybox", "nsenter", "setpriv")
-SYSCTLS = ("user/max_user_namespaces", "fs/pipe-max-size", "vm/unprivileged_userfaultfd", "vm/overcommit_memory")
+SYSCTLS = ("user/max_user_namespaces", "fs/pipe-max-size", "vm/unprivileged_userfaultfd")
 HELPERS = ("hostler-init", "hostler-launch")
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized

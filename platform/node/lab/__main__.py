@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -76,7 +77,6 @@ def down_command(purge: bool, **options: Any) -> None:
 @main.command("empty", hidden=True)
 def empty_command() -> None:
     """Take every container off the server that the environment describes."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     done = empty(drivers.load(this_host(NodeSettings())))
     for problem in done.problems:
         print(problem)
@@ -86,7 +86,8 @@ def empty_command() -> None:
 def _run() -> None:
     if os.geteuid() != 0:
         sys.exit("error: this needs root\n       run it with sudo")
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(30), logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    # what is worth saying is said by the steps and in the findings; a step's failure ends the run with its error
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL), logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
         main(prog_name="ops")
     except HostlerError as error:

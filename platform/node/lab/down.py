@@ -44,7 +44,7 @@ def down(lab: Lab, criu: Path | None, *, purge: bool) -> None:
 
 def _stop(lab: Lab) -> None:
     supervisor = Supervisor(lab)
-    if supervisor.pid() is not None:
+    if supervisor.is_there():
         try:
             supervisor.shut_down(_STOP_SECONDS)
         except Timeout:

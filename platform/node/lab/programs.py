@@ -117,6 +117,7 @@ def supervisord_config(lab: Lab, all_programs: list[Program]) -> str:
         ),
         _section("unix_http_server", file=lab.supervisor_socket, chmod="0700"),
         _section("rpcinterface:supervisor", **{"supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"}),
+        _section("supervisorctl", serverurl=f"unix://{lab.supervisor_socket}"),
         *(_program(lab, program) for program in all_programs),
         *(_group(name, priority, all_programs) for name, priority in ((BROKER, 1), (PLATFORM, 10))),
     ]

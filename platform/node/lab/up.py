@@ -13,7 +13,7 @@ from hostler.host import lab as network
 from hostler.host.process import run
 from hostler.node import doctor
 from hostler.node.facts import memory_info
-from hostler.node.lab import files, health
+from hostler.node.lab import files, health, leftovers
 from hostler.node.lab.layout import (
     PROVIDER,
     USER,
@@ -132,8 +132,9 @@ def _bootstrap(lab: Lab) -> None:
 def _run_programs(lab: Lab, criu: Path | None, *, restart: bool) -> None:
     supervisor = Supervisor(lab)
     changed = files.write_file(lab.supervisor_config, supervisord_config(lab, programs(lab, criu)), 0o600)
-    if supervisor.pid() is None:
+    if not supervisor.is_there():
         with step("supervisor and its programs started"):
+            leftovers.end_processes(lab.home)  # of a supervisor that was killed
             supervisor.start()
         return
     if changed:
