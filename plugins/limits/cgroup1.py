@@ -212,8 +212,10 @@ def _reclaim(folder: Path) -> None:
 def _usage(folders: Mapping[str, Path]) -> Usage:
     memory, pids = folders["memory"], folders["pids"]
     in_use = int(cgroups.read(memory, "memory.usage_in_bytes"))
-    swapped = 0
-    if (memory / _SWAP).exists():
+    swapped, hits = 0, int(cgroups.read(memory, "memory.failcnt"))
+    # The kernel stopped counting failures in version 1 somewhere before 6.18, where both stay 0.
+    if (memory / _SWAP).exists():  # without swap both limits are the same, and this one is asked first
+        hits += int(cgroups.read(memory, "memory.memsw.failcnt"))
         swapped = max(0, int(cgroups.read(memory, "memory.memsw.usage_in_bytes")) - in_use)
     read, written = _io_bytes(folders["blkio"]) if "blkio" in folders else (0, 0)
     return Usage(
@@ -221,7 +223,7 @@ def _usage(folders: Mapping[str, Path]) -> Usage:
         cpu_throttled_ns=cgroups.keyed(folders["cpu"], "cpu.stat").get("throttled_time", 0),
         memory=in_use,
         memory_peak=int(cgroups.read(memory, "memory.max_usage_in_bytes")),
-        memory_limit_hits=int(cgroups.read(memory, "memory.failcnt")),
+        memory_limit_hits=hits,
         oom_kills=cgroups.keyed(memory, "memory.oom_control").get("oom_kill", 0),
         swap=swapped,
         pids=int(cgroups.read(pids, "pids.current")),

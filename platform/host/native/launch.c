@@ -19,6 +19,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/mount.h>
 #include <sched.h>
 #include <signal.h>
@@ -26,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -40,6 +42,7 @@ enum { OLD_NOSUID = 2, OLD_NODEV = 4, OLD_REC = 16384, OLD_SLAVE = 1 << 19, LAZY
 
 static const char *scratch;
 static int user_namespace = -1;
+static uid_t root_id;
 
 static _Noreturn void fail(const char *what, const char *which)
 {
@@ -64,6 +67,7 @@ static void make_user_namespace(const char *base, const char *count)
 	char byte;
 	pid_t child;
 
+	root_id = (uid_t)strtoul(base, NULL, 10);
 	if (pipe2(ready, O_CLOEXEC) || pipe2(hold, O_CLOEXEC))
 		fail("make", "a pipe");
 	child = fork();
@@ -152,6 +156,24 @@ static void bind_idmapped(const char *source, const char *target)
 	close(tree);
 }
 
+/* Take back the capabilities that leaving fsuid 0 has cost. */
+static void all_capabilities(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(SYS_capget, &header, data))
+		fail("read", "capabilities");
+	for (int i = 0; i < 2; i++)
+		data[i].effective = data[i].permitted;
+	if (syscall(SYS_capset, &header, data))
+		fail("keep", "capabilities");
+}
+
+/*
+ * Overlay makes files of its own (work/work) as whoever mounts it. Our id 0 has no place on the shifted layers, and overlay
+ * would silently become read-only: so the mounter is the container's root, with our capabilities.
+ */
 static void mount_overlay(const char *lower, const char *upper, const char *work, const char *target)
 {
 	char options[4096];
@@ -162,8 +184,13 @@ static void mount_overlay(const char *lower, const char *upper, const char *work
 		fail("mount an overlay on", target);
 	}
 	make_target(target);
+	setfsgid(root_id);
+	setfsuid(root_id);
+	all_capabilities();
 	if (mount("overlay", target, "overlay", OLD_NODEV, options))
 		fail("mount an overlay on", target);
+	setfsuid(0);
+	setfsgid(0);
 }
 
 static const struct { const char *name; int words; } OPTIONS[] = {

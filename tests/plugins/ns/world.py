@@ -56,9 +56,13 @@ class World:
         self.made[spec.id] = spec
         return spec
 
+    def root_of(self, spec: ContainerSpec) -> Path:
+        """The folder that is the container's root, as the host sees it."""
+        return self.host.state_dir / "roots" / spec.id
+
     def root_plan(self, spec: ContainerSpec) -> RootPlan:
         """A root of the container's own: hard links to the shared files would be shared when written."""
-        folder = self.host.state_dir / "roots" / spec.id
+        folder = self.root_of(spec)
         if not folder.exists():
             shutil.copytree(self.rootfs, folder, symlinks=True)
         return RootPlan(mounts=[IdmapMount(source=folder, target="root")])
