@@ -26,7 +26,7 @@ from hostler.settings import NodeSettings
 
 def _lab_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that say which lab is meant. What is not said is as the home's installation was brought up before."""
-    link_help = "join this machine to the lab's network and put hostler on the PATH  [default: yes]"
+    link_help = "give this machine an address on the lab's network; without, servers cannot reach the panel  [default: yes]"
     options = (
         click.option("--machine-link/--no-machine-link", default=None, envvar="HOSTLER_MACHINE_LINK", help=link_help),
         click.option("--panel-port", type=click.IntRange(1, 65535), envvar="HOSTLER_PANEL_PORT", help="where the panel listens  [default: 8650]"),

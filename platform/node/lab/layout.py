@@ -19,6 +19,7 @@ USER = "hostler"
 #: In the environment of each supervised process, with the home folder as value: so that they are known after a crash.
 MARK = "HOSTLER_SUPERVISED"
 PROVIDER = "provider"
+MAIN = "main"
 DEFAULT_HOME = Path("/var/lib/hostler")
 #: Addresses of the machine on the lab's network; containers use them as gateways.
 GATEWAY_V4 = "198.18.0.1"
@@ -44,10 +45,10 @@ class Lab:
     checkout: Path
     machine: Machine
     home: Path = DEFAULT_HOME
-    installation: str = "main"
+    installation: str = MAIN
     panel_port: int = 8650
     machine_link: bool = True
-    """False leaves everything outside of the home folder and of namespaces of our own as it is."""
+    """Whether this machine has an address on the lab's network. Without, servers cannot reach the panel."""
     servers: tuple[str, ...] = ("alpha", "beta")
     extra: dict[str, str] = field(default_factory=dict)
     """The operator's own settings, from etc/local.env; they win."""
@@ -124,6 +125,11 @@ class Lab:
     def command(self) -> Path:
         """The ``hostler`` command of this installation."""
         return self.home / "bin/hostler"
+
+    @property
+    def owns_path(self) -> bool:
+        """Whether the machine's ``hostler`` command is this installation's; another's is run by its own path."""
+        return self.installation == MAIN
 
     @property
     def panel_url(self) -> str:

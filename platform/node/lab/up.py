@@ -82,7 +82,7 @@ def up(lab: Lab, *, restart: bool, seconds: float) -> None:
             _bootstrap(lab)
         _run_programs(lab, criu, restart=restart)
         _wait(lab, seconds)
-        remark = files.put_on_path(lab) if lab.machine_link else ""
+        remark = files.put_on_path(lab) if lab.owns_path else ""
     _farewell(lab, remark)
 
 
@@ -160,7 +160,7 @@ def _wait(lab: Lab, seconds: float) -> None:
 
 
 def _farewell(lab: Lab, remark: str) -> None:
-    command = "hostler" if lab.machine_link and not remark else str(lab.command)
+    command = "hostler" if lab.owns_path and not remark else str(lab.command)
     token = lab.first_login.read_text().strip() if lab.first_login.is_file() else "TOKEN"
     print(f"""
 Hostler is up, with servers {" and ".join(lab.servers)}.
