@@ -22,6 +22,7 @@ from hostler.contracts.images import Images, ImagesCapabilities, Unpacked, Unpac
 from hostler.core.errors import Invalid
 from hostler_plugins.images import oci_layout as layout
 from hostler_plugins.images.probe import probe_host
+from hostler_plugins.images.rules import parts_of
 from hostler_plugins.images.sniff import sniff
 from hostler_plugins.images.stream import (
     CHUNK,
@@ -34,7 +35,7 @@ from hostler_plugins.images.stream import (
     decompressed,
 )
 from hostler_plugins.images.tar import Entry, Kind, entries, shown
-from hostler_plugins.images.unpack import Tree, parts_of
+from hostler_plugins.images.unpack import Tree
 
 #: Bytes of a JSON document, and how many entries an archive of blobs may have.
 _DOCUMENT = 4 << 20

@@ -5,14 +5,8 @@ resolves links and ``..`` as if the target were the root, so links made by earli
 (they are followed, as in a merged /usr). The last component is only ever *made*, with O_EXCL and
 relative to that descriptor: what is there is removed first and never opened or followed.
 
-What tenants may have:
-
-* owners 0 … 65535, any mode, set-uid included: files live under an id-mapped mount in the tenant's own user
-  namespace. Whoever gives the target folder must keep it below a folder that is closed to the host's users.
-* extended attributes ``user.*``, and ``security.capability``. The latter is stored in version 2, without the
-  root id of version 3: by ``get_vfs_caps_from_disk()`` the kernel takes it to belong to id 0 of the mount, which an
-  id-mapped mount makes the tenant's own root. ``user.overlay.*``, which overlayfs would act on, and all
-  others (``trusted.*``, ACLs, labels) are left out.
+Whoever gives the target folder must keep it below one that is closed to the host's users: it will hold
+set-uid files.
 """
 
 from __future__ import annotations
@@ -21,58 +15,36 @@ import errno
 import os
 import shutil
 import stat
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from hostler.core.errors import HostFailure, HostlerError, Invalid, NoRoom
+from hostler.core.errors import Invalid
 from hostler.host.beneath import open_beneath, open_in_root
+from hostler_plugins.images.rules import (
+    DEPTH,
+    NAME_MAX,
+    PATH_MAX,
+    check_allowed,
+    kept_xattr,
+    parts_of,
+    too_deep,
+    typed,
+)
 from hostler_plugins.images.stream import CHUNK, Budget, Stream, damaged
 from hostler_plugins.images.tar import Entry, Kind, entries, shown
 
-#: Ids of a tenant's user namespace are smaller than this.
-_IDS = 65_536
-#: Folders in each other. Every program that removes or copies a tree by recursion must survive it.
-_DEPTH = 200
-_PATH_MAX = 4095
-_NAME_MAX = 255
-#: Version 2 of ``struct vfs_cap_data`` (linux/capability.h): magic and flags, then twice permitted and inheritable.
-_CAPS_2 = 0x02000000
-_CAPS_3 = 0x03000000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 _Made = TypeVar("_Made")
-
-_CLIMBS = "an image's files must stay in its root: make the archive with `tar -C ROOT -c .`"
 
 
 def unpack_tar(stream: Stream, tree: Tree, *, end_required: bool = True) -> None:
     """Add all entries of a tar to ``tree``. Raises what :meth:`Tree.add` does."""
     for entry in entries(stream, end_required=end_required):
         tree.add(entry, stream)
-
-
-def parts_of(name: bytes) -> list[bytes]:
-    """The components of an entry's name; none for the root itself. Raises :class:`Invalid` for one that climbs."""
-    if name.startswith(b"/") or b".." in name.split(b"/"):
-        raise Invalid(f"{shown(name)} climbs out of the archive's root", hint=_CLIMBS, code="image_unsafe")
-    if not name or b"\0" in name:
-        raise damaged(f"{shown(name)} is no file name")
-    parts = [part for part in name.split(b"/") if part not in (b"", b".")]
-    if len(name) > _PATH_MAX or len(parts) > _DEPTH or any(len(part) > _NAME_MAX for part in parts):
-        raise _too_deep(name)
-    return parts
-
-
-def _too_deep(name: bytes) -> Invalid:
-    return Invalid(
-        f"the name {shown(name)} is too long or lies too deep",
-        hint=f"names may have {_NAME_MAX} bytes, paths {_PATH_MAX}, and {_DEPTH} folders in each other",
-        code="image_unsafe",
-    )
 
 
 class Tree:
@@ -99,6 +71,7 @@ class Tree:
 
     def begin_layer(self) -> None:
         """From here on remember what is made, so that :meth:`whiteout` and :meth:`opaque` spare it."""
+        self._forget_parent()
         self._fresh = set()
         self._cleared = set()
 
@@ -109,7 +82,7 @@ class Tree:
         what an image may not hold, :class:`NoRoom` on a full disk.
         """
         parts = parts_of(entry.name)
-        _check_allowed(entry)
+        check_allowed(entry)
         self._budget.take_entry()
         self._budget.take_bytes(entry.size)
         try:
@@ -121,7 +94,7 @@ class Tree:
             else:
                 raise damaged(f"its root is a {entry.kind.value}")
         except OSError as error:
-            raise _typed(error, entry.name) from error
+            raise typed(error, entry.name) from error
 
     def whiteout(self, parts: list[bytes]) -> None:
         """Remove what lower layers have by this name. Nothing there is fine."""
@@ -150,7 +123,7 @@ class Tree:
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                     continue  # a later entry took its place
-                raise _typed(error, path) from error
+                raise typed(error, path) from error
             try:
                 os.utime(fd, ns=(mtime, mtime))
             finally:
@@ -165,7 +138,7 @@ class Tree:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 return None
-            raise _typed(error, b"/".join(parts)) from error
+            raise typed(error, b"/".join(parts)) from error
 
     def _enter(self, parts: list[bytes]) -> int:
         """The folder as a descriptor that stays ours; made, with the folders on the way, where it is missing."""
@@ -178,8 +151,8 @@ class Tree:
             folder = self._make_folders(parts)
         self._parent, self._parent_name = folder, name
         self._parent_path = _path_below(self._prefix, folder)
-        if self._parent_path.count(b"/") + 2 > _DEPTH or len(self._parent_path) + _NAME_MAX > _PATH_MAX:
-            raise _too_deep(name)
+        if self._parent_path.count(b"/") + 2 > DEPTH or len(self._parent_path) + NAME_MAX > PATH_MAX:
+            raise too_deep(name)
         if self._fresh is not None:
             path = self._parent_path
             while path and path not in self._fresh:
@@ -313,7 +286,7 @@ class Tree:
             if names is None:
                 self._cleared.add(path + b"/")
         except OSError as error:
-            raise _typed(error, shown_as) from error
+            raise typed(error, shown_as) from error
         finally:
             os.close(folder)
 
@@ -338,24 +311,6 @@ class Tree:
                 self._remove_lower(folder, _join(path, child), child)
         finally:
             os.close(folder)
-
-
-def _check_allowed(entry: Entry) -> None:
-    name = shown(entry.name)
-    if entry.kind in (Kind.CHARACTER_DEVICE, Kind.BLOCK_DEVICE):
-        raise Invalid(
-            f"{name} is a {entry.kind.value}, which no image may hold",
-            hint="leave devices out with `tar --exclude=./dev/*`; a container gets its own /dev",
-            code="image_unsafe",
-        )
-    if not (0 <= entry.uid < _IDS and 0 <= entry.gid < _IDS):
-        raise Invalid(
-            f"{name} belongs to {entry.uid}:{entry.gid}; a container has the ids 0 to {_IDS - 1}",
-            hint="make the archive with `tar --numeric-owner` inside the system it is of, or give other --owner and --group",
-            code="image_unsafe",
-        )
-    if entry.kind is Kind.SYMLINK and (not entry.link or b"\0" in entry.link or len(entry.link) > _PATH_MAX):
-        raise damaged(f"the link {name} has no valid target")
 
 
 def _no_target(entry: Entry) -> Invalid:
@@ -387,18 +342,6 @@ def _dress(fd: int, entry: Entry) -> None:
             os.setxattr(fd, key, kept)
 
 
-def kept_xattr(entry: Entry, key: bytes, value: bytes) -> bytes | None:
-    """What is stored of an extended attribute, or None when tenants may not have it (see the module's docstring)."""
-    if key.startswith(b"user.") and not key.startswith(b"user.overlay."):
-        return value
-    if key != b"security.capability" or entry.kind is not Kind.FILE:
-        return None
-    magic = struct.unpack_from("<I", value)[0] if len(value) >= 4 else 0
-    if (magic & ~1, len(value)) not in ((_CAPS_2, 20), (_CAPS_3, 24)):
-        raise damaged(f"the file capabilities of {shown(entry.name)} are malformed")
-    return struct.pack("<I", _CAPS_2 | magic & 1) + value[4:20]
-
-
 def _path_of(fd: int) -> bytes:
     return os.readlink(b"/proc/self/fd/%d" % fd)
 
@@ -411,7 +354,7 @@ def _path_below(prefix: bytes, fd: int) -> bytes:
         if error.errno == errno.ENAMETOOLONG:
             raise Invalid(
                 "the archive's folders lie too deep in each other",
-                hint=f"paths may have {_PATH_MAX} bytes",
+                hint=f"paths may have {PATH_MAX} bytes",
                 code="image_unsafe",
             ) from error
         raise
@@ -424,37 +367,3 @@ def _path_below(prefix: bytes, fd: int) -> bytes:
 
 def _join(folder: bytes, name: bytes) -> bytes:
     return folder + b"/" + name if folder else name
-
-
-_ENTRYS_FAULT = {
-    errno.ENAMETOOLONG: "its name is too long for the file system",
-    errno.ELOOP: "its folder is a link in a circle",
-    errno.ENOTDIR: "its folder is no folder",
-    errno.ENOENT: "its folder is a link that leads nowhere",
-    errno.EEXIST: "its folder is a file, or a link that leads nowhere",
-    errno.EMLINK: "it has too many hard links",
-    errno.EPERM: "the kernel forbids it",
-    errno.EINVAL: "the file system does not take its name, size or attributes",
-    errno.EFBIG: "it is larger than the file system takes",
-    errno.E2BIG: "its attributes are too large",
-    errno.ERANGE: "its attributes are too large",
-}
-
-
-def _typed(error: OSError, name: bytes) -> HostlerError:
-    """An error for people from a system call's on an entry."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoRoom(
-            f"no space is left to unpack {shown(name)}",
-            hint="free or add space in this server's storage pool",
-        )
-    if error.errno in _ENTRYS_FAULT:
-        return Invalid(
-            f"{shown(name)} cannot be unpacked: {_ENTRYS_FAULT[error.errno]}",
-            hint="make the archive of a whole root file system, with tar",
-            code="image_unsafe",
-        )
-    return HostFailure(
-        f"cannot unpack {shown(name)}: {error.strerror}",
-        hint="look at the storage pool of this server and its kernel log",
-    )

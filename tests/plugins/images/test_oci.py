@@ -146,7 +146,7 @@ def test_an_archive_compressed_as_a_whole(builder: Builder, make_tar: Make, unpa
     assert tree(host.state_dir) == ["images", "images/oci"]
 
 
-LOWER = [{"name": "d/a"}, {"name": "d/sub/b"}, {"name": "d/sub/c"}, {"name": "keep"}]
+LOWER = [{"name": "keep"}, {"name": "d/a"}, {"name": "d/sub/b"}, {"name": "d/sub/c"}]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,7 @@ LOWER = [{"name": "d/a"}, {"name": "d/sub/b"}, {"name": "d/sub/c"}, {"name": "ke
         ([{"name": ".wh..wh..opq"}, {"name": "x"}], ["x"]),
         ([{"name": ".wh..wh.plnk/1.2"}, {"name": ".wh..wh.aufs"}], ["d", "d/a", "d/sub", "d/sub/b", "d/sub/c", "keep"]),
         ([{"name": "d", "data": b"a file now"}], ["d", "keep"]),
+        ([{"name": ".wh.keep"}, {"name": ".wh.d"}, {"name": "d/sub/x"}], ["d", "d/sub", "d/sub/x"]),
     ],
 )
 def test_whiteouts(

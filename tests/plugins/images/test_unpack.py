@@ -167,6 +167,13 @@ def test_kinds_replace_each_other(make_tar: Make, into: Path) -> None:
     assert sorted(os.listdir(into / "x")) == ["l", "new"]
 
 
+def test_a_folders_name_is_looked_up_again_after_a_removal(make_tar: Make, into: Path) -> None:
+    """The folder d/self is d, until its entry `self` is replaced."""
+    with pytest.raises(Invalid, match="its folder is a file"):
+        unpack(make_tar(link("d/self", "."), {"name": "d/self/self", "data": b"file"}, {"name": "d/self/x"}), into)
+    assert os.listdir(into / "d") == ["self"]
+
+
 @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE])
 def test_devices_are_refused(make_tar: Make, into: Path, kind: bytes) -> None:
     with pytest.raises(Invalid, match="'dev/sda' is a .* device"):
