@@ -74,10 +74,19 @@ def takes_archive(view: F) -> F:
     return view
 
 
-def raw(media_type: str, description: str) -> dict[int | str, dict[str, str | dict[str, dict[str, Any]]]]:
+#: APIFlask's shape of additional responses.
+Responses = dict[int | str, dict[str, str | dict[str, dict[str, Any]]]]
+
+
+def raw(media_type: str, description: str) -> Responses:
     """The 200 response of a view that answers with something other than one of our models."""
     schema = {"type": "string"} if media_type.startswith("text/") else {"type": "string", "format": "binary"}
     return {200: {"description": description, "content": {media_type: {"schema": schema}}}}
+
+
+def also(status: int, model: type[BaseModel], description: str) -> Responses:
+    """Another status with which a view answers one of our models."""
+    return {status: {"description": description, "content": {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}}}
 
 
 def configure(app: APIFlask) -> None:

@@ -13,6 +13,7 @@ from hostler.core.api import Health
 from hostler.core.errors import Unavailable
 from hostler.web.answers import answer
 from hostler.web.auth.access import Access, access
+from hostler.web.openapi import also
 from hostler.web.panel import panel
 
 bp = APIBlueprint("health", __name__, tag="Health")
@@ -41,7 +42,7 @@ def _store_answers() -> bool:
 
 @bp.get("/health")
 @bp.output(Health)
-@bp.doc(responses={503: {"description": "The store does not answer.", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Health"}}}}})
+@bp.doc(responses=also(503, Health, "The store does not answer."))
 @access(Access.PUBLIC)
 def show_health() -> Response:
     """Whether the panel, its store and its broker work

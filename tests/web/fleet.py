@@ -1,0 +1,150 @@
+"""A platform without root: the real control side and the real broker, and a server that says "done" to every step.
+
+What a server would do to the kernel is left out; every message, row and answer is what a real one would cause.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import Empty
+from typing import Any
+
+from kombu import Connection
+
+from hostler.broker import Broker, celery_app, node_queue
+from hostler.core.errors import ErrorReport, HostlerError
+from hostler.core.messages import (
+    Batch,
+    Capacity,
+    DriverFact,
+    Hello,
+    NodeFacts,
+    Report,
+    StepOrder,
+    StepOutcome,
+    now,
+)
+from hostler.settings import ControlSettings
+from hostler.workers.control_side import ControlSide
+
+DRIVERS = [("ns", "runc"), ("net", "bridge"), ("storage", "btrfs"), ("limits", "cgroup1"), ("images", "rootfs")]
+
+
+class Server:
+    """A server of that name. ``fail``: step's name → the error it ends with. ``lines``: what its containers have written."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.fail: dict[str, HostlerError] = {}
+        self.hold = threading.Event()
+        """While it is not set, batches wait."""
+        self.hold.set()
+        self.lines: list[str] = []
+        self.batches: list[Batch] = []
+
+    def hello(self) -> Hello:
+        """Its first words."""
+        facts = NodeFacts(
+            kernel="6.18.0",
+            architecture="x86_64",
+            capacity=Capacity(cpus=4, memory=16 << 30, disk=100 << 30),
+            drivers=[DriverFact(group=group, name=name, usable=True) for group, name in DRIVERS],
+        )
+        return Hello(node=self.name, instance="first", facts=facts)
+
+    def run(self, batch: Batch) -> Report:
+        """Run a batch."""
+        self.hold.wait(20)
+        self.batches.append(batch)
+        outcomes: list[StepOutcome] = []
+        for order in batch.steps:
+            error = self.fail.get(order.name)
+            outcomes.append(StepOutcome(index=order.index, result=None if error else self._result(order), error=ErrorReport.of(error) if error else None, ms=1.5))
+            if error:
+                break
+        return Report(operation=batch.operation, node=self.name, fence=batch.fence, direction=batch.direction, outcomes=outcomes, final=True)
+
+    def _result(self, order: StepOrder) -> dict[str, Any]:
+        if order.verb == "image.import":
+            image = order.payload["image"]
+            return {"driver": "rootfs", "digest": image["digest"], "size": image["size"], "unpacked_size": 4096, "config": {}}
+        if order.verb == "sandbox.exec":
+            command = order.payload["command"]
+            return {"exit_code": len(command["args"]) - 1, "stdout": command["stdin"].upper(), "stderr": " ".join(command["args"]), "seconds": 0.01}
+        return {}
+
+    def answer(self, question: str, args: dict[str, Any]) -> dict[str, Any]:
+        """Answer a question."""
+        if question == "container.usage":
+            return {"running": True, "memory": 1 << 20, "pids": 3, "disk": 5 << 20}
+        begin = int(args["cursor"] or 0)
+        if args["cursor"] is None and args["tail"] is not None:
+            begin = max(len(self.lines) - args["tail"], 0)
+        shown = [{"at": now().isoformat(), "stream": "stdout", "text": text} for text in self.lines[begin:]]
+        return {"lines": shown, "cursor": str(begin + len(shown))}
+
+
+class Fleet:
+    """The control side and servers, each reading its queue in a thread."""
+
+    def __init__(self, settings: ControlSettings, servers: list[Server]) -> None:
+        self.settings = settings
+        self.servers = {server.name: server for server in servers}
+        self._ends = threading.Event()
+        self._broker = Broker(settings)
+        self._control = ControlSide(settings)
+        self._transport = celery_app("tests", settings).conf.broker_transport_options
+        readers: list[tuple[str, Callable[[str, list[Any]], None]]] = [("control", self._controlled)]
+        readers += [(node_queue(server.name), self._server(server)) for server in servers]
+        self._threads = [threading.Thread(target=self._read, args=reader, daemon=True) for reader in readers]
+
+    @contextmanager
+    def at_work(self) -> Iterator[Fleet]:
+        """Read the queues for the block's time."""
+        for server in self.servers.values():
+            self._control.hello(server.hello())
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            for server in self.servers.values():
+                server.hold.set()
+            self._ends.set()
+            for thread in self._threads:
+                thread.join(20)
+            self._control.close()
+            self._broker.close()
+
+    def _read(self, queue: str, act: Callable[[str, list[Any]], None]) -> None:
+        with Connection(self.settings.broker, transport_options=self._transport) as connection:
+            messages = connection.SimpleQueue(queue)
+            while not self._ends.is_set():
+                try:
+                    message = messages.get(timeout=0.1)
+                except Empty:
+                    continue
+                message.ack()
+                act(message.headers["task"], message.payload[0])
+            messages.close()
+
+    def _controlled(self, task: str, args: list[Any]) -> None:
+        if task == "control.advance":
+            self._control.engine.advance(args[0])
+        elif task == "control.report":
+            self._control.engine.report(Report.model_validate(args[0]))
+        else:
+            raise AssertionError(task)
+
+    def _server(self, server: Server) -> Callable[[str, list[Any]], None]:
+        def act(task: str, args: list[Any]) -> None:
+            if task == "node.batch":
+                self._broker.report(server.run(Batch.model_validate(args[0])))
+            elif task == "node.ask":
+                self._broker.answer(args[0], server.answer(args[1], args[2]), None)
+            else:
+                raise AssertionError(task)
+
+        return act
