@@ -93,6 +93,7 @@ class Cgroup1(LimitsDriver):
             place.forget(self._file)
 
     def create(self, container: str, limits: Limits) -> Cgroup:
+        cgroups.expect_moves()
         folders = {key: base / container for key, base in self._bases().items()}
         fresh = not any(folder.exists() for folder in folders.values())
         try:

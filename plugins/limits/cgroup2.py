@@ -80,6 +80,7 @@ class Cgroup2(LimitsDriver):
         place.forget(self._file)
 
     def create(self, container: str, limits: Limits) -> Cgroup:
+        cgroups.expect_moves()
         base = self._base()
         folder = base / container
         fresh = not folder.exists()

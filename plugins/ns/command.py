@@ -60,7 +60,7 @@ class Command:
         with Capture(command.output_limit) as capture:
             try:
                 result = run(
-                    words, timeout=command.timeout, check=False, stdin=command.stdin.encode(),
+                    words, timeout=command.timeout, check=False, stdin=command.stdin.encode() or None,
                     stdout=capture.out, stderr=capture.err,
                 )
             except Timeout:

@@ -145,6 +145,7 @@ class Runc(Ns):
         return self.inspect(container)
 
     def exec(self, container: str, command: ExecSpec) -> ExecResult:
+        cgroups.expect_moves()
         record = guest.read_init(self.host, container)
         if record is None or self.inspect(container).state != "running":
             raise Conflict(f"container {container} is not running", hint="start it first", code="wrong_state")
