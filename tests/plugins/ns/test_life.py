@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from hostler.contracts.storage import IdmapMount, OverlayMount, RootPlan
 from hostler.core.errors import Conflict, HostFailure, Invalid, NotFound
 from hostler.core.limits import Limits
 from hostler.core.specs import ExecSpec
@@ -65,6 +69,9 @@ def test_nothing_is_left(world: World) -> None:
     spec = world.up("sleep", "1000")
     assert leftovers(world), "the search itself must find a running container"
     world.sh(spec, "sleep 1000 >/dev/null 2>&1 &")
+    world.ns.forget(spec.id)
+    world.limits.remove(spec.id)
+    assert [path for one in cgroups.hierarchies().values() for path in one.mount.rglob(spec.id)] == []
     world.down()
     assert leftovers(world) == []
     assert not world.host.container_dir(spec.id).exists()
@@ -134,6 +141,62 @@ def test_crash_in_the_middle_of_create_is_cleaned(world: World) -> None:
     assert again.pid != sandbox.pid
     assert world.limits.processes(spec.id) == [again.pid]
     assert cgroup.parents
+
+
+def test_worker_killed_while_creating(world: World) -> None:
+    """Killed at any moment, the next create finds its way, and exactly one init is there in the end."""
+    spec = world.spec("sleep", "1000")
+    cgroup = world.limits.create(spec.id, spec.limits)
+    plan = world.root_plan(spec)
+    script = """
+import sys
+from pathlib import Path
+from hostler.contracts.driver import Host
+from hostler.contracts.limits import Cgroup
+from hostler.contracts.storage import RootPlan
+from hostler.core.specs import ContainerSpec
+from hostler_plugins.ns.runc import Runc
+installation, state, libexec, spec, plan, cgroup = sys.argv[1:]
+runc = Runc(Host(installation, "alpha", Path(state), Path(libexec)))
+print("ready", flush=True)
+runc.create(ContainerSpec.model_validate_json(spec), RootPlan.model_validate_json(plan), Cgroup.model_validate_json(cgroup))
+"""
+    words = [world.host.installation, str(world.host.state_dir), str(world.host.libexec)]
+    words += [spec.model_dump_json(), plan.model_dump_json(), cgroup.model_dump_json()]
+    for delay in (0.002, 0.01, 0.02, 0.03, 0.045):
+        worker = subprocess.Popen([sys.executable, "-c", script, *words], stdout=subprocess.PIPE)
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        time.sleep(delay)
+        worker.kill()
+        worker.wait()
+        worker.stdout.close()
+        sandbox, _ = world.create(spec)
+        assert sandbox.state == "created"
+        assert sandbox.pid in world.limits.processes(spec.id)
+        assert len(world.limits.processes(spec.id)) == 1
+        world.ns.delete(spec.id)
+        assert world.limits.processes(spec.id) == []
+
+
+def test_overlay_root(world: World) -> None:
+    """Image below, writes above, ids shifted on both."""
+    volume = world.host.state_dir / "volume"
+    for name in ("upper", "work"):
+        (volume / name).mkdir(parents=True)
+    plan = RootPlan(
+        mounts=[
+            IdmapMount(source=world.rootfs, target="image"),
+            IdmapMount(source=volume, target="volume"),
+            OverlayMount(lower=["image"], upper="volume/upper", work="volume/work", target="root"),
+        ]
+    )
+    spec = world.spec("sleep", "1000")
+    world.ns.create(spec, plan, world.limits.create(spec.id, spec.limits))
+    world.ns.start(spec.id)
+    assert world.sh(spec, "echo mine > /new; rm /etc/group; chown 33 /new; cat /new").stdout == "mine\n"
+    assert (volume / "upper/new").stat().st_uid == 33
+    assert (world.rootfs / "etc/group").exists()
 
 
 def test_failed_create_leaves_nothing(world: World) -> None:
