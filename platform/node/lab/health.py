@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 import httpx
 import redis
@@ -35,8 +36,8 @@ def panel_answers(lab: Lab) -> str | None:
     return None if answer.status_code == 200 else f"the panel answers {answer.status_code}"
 
 
-def server_online(lab: Lab, server: str, token: str) -> str | None:
-    """The panel says that the server is online."""
+def server_online(lab: Lab, supervisor: Supervisor, server: str, token: str) -> str | None:
+    """The panel says that the server is online, and was heard since its worker was started."""
     try:
         answer = httpx.get(f"{lab.panel_url}/v1/nodes/{server}", headers={"Authorization": f"Bearer {token}"}, timeout=2)
     except httpx.HTTPError as error:
@@ -45,8 +46,12 @@ def server_online(lab: Lab, server: str, token: str) -> str | None:
         return None  # the first token was revoked, as it should be one day: the console tells
     if answer.status_code != 200:
         return f"the panel answers {answer.status_code} when asked for server {server}"
-    state = answer.json()["state"]
-    return None if state == "online" else f"server {server} is {state}"
+    told = answer.json()
+    if told["state"] != "online":
+        return f"server {server} is {told['state']}"
+    (worker,) = [state for state in supervisor.states() if state.name == f"node-{server}"]
+    heard = datetime.fromisoformat(told["seen_at"]).timestamp()
+    return None if worker.pid and heard >= worker.started else f"server {server} was not heard since its worker was started"
 
 
 def wait(lab: Lab, supervisor: Supervisor, name: str, check: Check, seconds: float) -> None:

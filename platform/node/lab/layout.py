@@ -5,6 +5,7 @@ Pure: everything here is a value made from a :class:`Lab`.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from hostler.core.errors import Invalid
 from hostler.core.units import GIB, MIB
+from hostler.host.lab import UPLINK
 from hostler.settings import NodeSettings
 
 #: The unprivileged user of the panel, the control worker and Redis.
@@ -21,9 +23,15 @@ MARK = "HOSTLER_SUPERVISED"
 PROVIDER = "provider"
 MAIN = "main"
 DEFAULT_HOME = Path("/var/lib/hostler")
-#: Addresses of the machine on the lab's network; containers use them as gateways.
-GATEWAY_V4 = "198.18.0.1"
-GATEWAY_V6 = "fd00:686f:7374::1"
+#: The lab's network, unless local.env says another.
+NETWORK = {
+    "HOSTLER_POOL_V4": "198.18.0.0/15",
+    "HOSTLER_POOL_V6": "fd00:686f:7374::/48",
+    "HOSTLER_GATEWAY_V4": "198.18.0.1",
+    "HOSTLER_GATEWAY_V6": "fd00:686f:7374::1",
+}
+#: Host number of the first server. Containers' begin at 256: the first block of the pool is the provider's.
+_FIRST_SERVER = 11
 _SOCKET_PATH_LIMIT = 107  # sun_path of unix(7), less its final NUL
 
 
@@ -139,7 +147,31 @@ class Lab:
     @property
     def network_panel_url(self) -> str:
         """Where servers reach the panel."""
-        return f"http://{GATEWAY_V4}:{self.panel_port}"
+        return f"http://{self.gateway_v4}:{self.panel_port}"
+
+    @property
+    def gateway_v4(self) -> str:
+        """The machine's address on the lab's network; containers use it as their gateway."""
+        return (NETWORK | self.extra)["HOSTLER_GATEWAY_V4"]
+
+    def machine_addresses(self) -> tuple[str, str]:
+        """The machine's addresses on the lab's network, v4 and v6, with prefix lengths. Raises :class:`Invalid`."""
+        said = NETWORK | self.extra
+        v4, v6 = self._pools()
+        return f"{said['HOSTLER_GATEWAY_V4']}/{v4.prefixlen}", f"{said['HOSTLER_GATEWAY_V6']}/{v6.prefixlen}"
+
+    def server_addresses(self, server: str) -> tuple[str, str]:
+        """A server's own addresses there. Raises :class:`Invalid`."""
+        number = _FIRST_SERVER + self.servers.index(server)
+        v4, v6 = self._pools()
+        return f"{v4[number]}/{v4.prefixlen}", f"{v6[number]}/{v6.prefixlen}"
+
+    def _pools(self) -> tuple[ipaddress.IPv4Network, ipaddress.IPv6Network]:
+        said = NETWORK | self.extra
+        try:
+            return ipaddress.IPv4Network(said["HOSTLER_POOL_V4"]), ipaddress.IPv6Network(said["HOSTLER_POOL_V6"])
+        except ValueError as error:
+            raise Invalid(f"local.env: {error}", hint="HOSTLER_POOL_V4 and HOSTLER_POOL_V6 are prefixes such as 198.18.0.0/15") from error
 
     def netns(self, server: str) -> Path:
         """A server's network namespace."""
@@ -207,8 +239,7 @@ def control_environment(lab: Lab) -> dict[str, str]:
         "HOSTLER_STORE_URL": f"sqlite:///{lab.control}/store.sqlite3",
         "HOSTLER_SECRET_FILE": str(lab.control / "secret"),
         "HOSTLER_BLOBS": str(lab.control / "blobs"),
-        "HOSTLER_GATEWAY_V4": GATEWAY_V4,
-        "HOSTLER_GATEWAY_V6": GATEWAY_V6,
+        **NETWORK,
         **lab.extra,
     }
 
@@ -223,7 +254,10 @@ def node_environment(lab: Lab, server: str, criu: Path | None) -> dict[str, str]
     part = len(lab.servers)
     state = lab.node_state(server)
     size = pool_size(lab.machine)
-    drivers = {"storage:btrfs": {"pool": str(state / "pool"), "file": str(state / "pool.btrfs"), "size": size}}
+    drivers = {
+        "net:bridge": {"uplink": UPLINK},
+        "storage:btrfs": {"pool": str(state / "pool"), "file": str(state / "pool.btrfs"), "size": size},
+    }
     values = {
         "HOSTLER_NODE": server,
         "HOSTLER_NODE_STATE": str(state),

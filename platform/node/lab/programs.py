@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostler.node.lab.layout import (
-    GATEWAY_V4,
     MARK,
     USER,
     Lab,
@@ -65,7 +64,7 @@ def _worker(queue: str, threads: int, name: str) -> tuple[str, ...]:
 
 def _control_side(lab: Lab) -> list[Program]:
     environment = control_environment(lab)
-    binds = [f"127.0.0.1:{lab.panel_port}", *([f"{GATEWAY_V4}:{lab.panel_port}"] if lab.machine_link else [])]
+    binds = [f"127.0.0.1:{lab.panel_port}", *([f"{lab.gateway_v4}:{lab.panel_port}"] if lab.machine_link else [])]
     panel = (
         str(lab.bin / "gunicorn"),
         "hostler.web:create_app()",

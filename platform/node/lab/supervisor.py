@@ -30,6 +30,8 @@ class ProgramState:
     full_name: str
     state: str
     pid: int
+    started: int
+    """Seconds since 1970 at which it was started last."""
 
     @property
     def name(self) -> str:
@@ -74,7 +76,7 @@ class Supervisor:
 
     def states(self) -> list[ProgramState]:
         """All programs."""
-        return [ProgramState(f"{info['group']}:{info['name']}", info["statename"], int(info["pid"])) for info in self._ask("getAllProcessInfo")]
+        return [ProgramState(f"{info['group']}:{info['name']}", info["statename"], int(info["pid"]), int(info["start"])) for info in self._ask("getAllProcessInfo")]
 
     def reload(self) -> None:
         """Take over a changed configuration: groups that changed are stopped and started."""

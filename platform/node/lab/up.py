@@ -89,7 +89,10 @@ def up(lab: Lab, *, restart: bool, seconds: float) -> None:
 
 
 def _examine(lab: Lab, criu: Path | None) -> None:
-    findings = doctor.examine(node_settings(lab, lab.servers[0], criu))
+    settings = node_settings(lab, lab.servers[0], criu)
+    # the servers' networks are not there yet
+    alone = {name: driver for name, driver in settings.drivers.items() if not name.startswith("net:")}
+    findings = doctor.examine(settings.model_copy(update={"drivers": alone}))
     blocking = [finding for finding in findings if finding.status is doctor.Status.BLOCKS]
     if blocking:
         told = "\n".join(f"  {finding.area}: {finding.what}: {finding.detail}. {finding.remedy}" for finding in blocking)
@@ -116,9 +119,9 @@ def _lay_out(lab: Lab, criu: Path | None) -> list[Path]:
 def _network(lab: Lab) -> None:
     network.make_switch(lab.installation)
     for server in lab.servers:
-        network.add_server(lab.installation, server)
+        network.add_server(lab.installation, server, *lab.server_addresses(server))
     if lab.machine_link:
-        network.connect_machine(lab.installation)
+        network.connect_machine(lab.installation, *lab.machine_addresses())
 
 
 def _bootstrap(lab: Lab) -> None:
@@ -148,12 +151,12 @@ def _run_programs(lab: Lab, criu: Path | None, *, restart: bool) -> None:
 
 def _wait(lab: Lab, seconds: float) -> None:
     token = lab.first_login.read_text().strip() if lab.first_login.is_file() else ""
+    supervisor = Supervisor(lab)
     checks: list[tuple[str, health.Check]] = [
         ("Redis answers", partial(health.broker_answers, lab)),
         ("panel answers", partial(health.panel_answers, lab)),
-        *((f"server {server} is online", partial(health.server_online, lab, server, token)) for server in lab.servers),
+        *((f"server {server} is online", partial(health.server_online, lab, supervisor, server, token)) for server in lab.servers),
     ]
-    supervisor = Supervisor(lab)
     for name, check in checks:
         with step(name):
             health.wait(lab, supervisor, name, check, seconds)

@@ -10,6 +10,7 @@ import pytest
 
 from hostler.core.errors import Invalid
 from hostler.core.units import GIB
+from hostler.host import lab as network
 from hostler.node.lab import layout
 from hostler.node.lab.layout import Lab, Machine
 
@@ -72,6 +73,24 @@ def test_servers_share_the_machine(lab: Lab) -> None:
     assert len({one.node_state for one in settings}) == len({one.drivers["storage:btrfs"]["file"] for one in settings}) == 2
     assert settings[0].criu == CRIU
     assert settings[0].installation == "second"
+
+
+def test_addresses_come_from_the_pool_and_follow_local_settings(lab: Lab) -> None:
+    assert lab.machine_addresses() == ("198.18.0.1/15", "fd00:686f:7374::1/48")
+    assert [lab.server_addresses(server) for server in lab.servers] == [
+        ("198.18.0.11/15", "fd00:686f:7374::b/48"),
+        ("198.18.0.12/15", "fd00:686f:7374::c/48"),
+    ]
+    other = replace(lab, extra={"HOSTLER_POOL_V4": "10.9.0.0/16", "HOSTLER_GATEWAY_V4": "10.9.0.1"})
+    assert other.machine_addresses()[0] == "10.9.0.1/16"
+    assert other.server_addresses("beta")[0] == "10.9.0.12/16"
+    assert other.network_panel_url == "http://10.9.0.1:8650"
+    with pytest.raises(Invalid, match="local.env"):
+        replace(lab, extra={"HOSTLER_POOL_V4": "10.9.0.1/16"}).machine_addresses()
+
+
+def test_names_agree_with_the_lab_s_network(lab: Lab) -> None:
+    assert [lab.netns(server).name for server in lab.servers] == [network.server_netns(lab.installation, server) for server in lab.servers]
 
 
 @pytest.mark.parametrize(("disk", "size"), [(4 * GIB, 2 * GIB), (80 * GIB, 10 * GIB), (81 * GIB, 10 * GIB), (4000 * GIB, 20 * GIB)])
