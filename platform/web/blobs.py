@@ -43,12 +43,17 @@ class Upload:
 
     def keep(self) -> bool:
         """Give it its name. False: a file of the same bytes is there already, which serves as well. Raises :class:`HostFailure`."""
+        folder = os.open(self.folder, os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.link(f"/proc/self/fd/{self.descriptor}", self.folder / self.digest.removeprefix("sha256:"), follow_symlinks=True)
+            # A folder's descriptor makes Python call linkat(2), which alone follows the link in /proc to the file.
+            os.link(f"/proc/self/fd/{self.descriptor}", self.digest.removeprefix("sha256:"), dst_dir_fd=folder, follow_symlinks=True)
+            os.fsync(folder)
         except FileExistsError:
             return False
         except OSError as error:
             raise _explained(error) from error
+        finally:
+            os.close(folder)
         return True
 
 

@@ -99,8 +99,8 @@ def world(app: APIFlask, settings: ControlSettings, store: Store) -> World:
         session.add(Plan(name="small", limits=Limits.model_validate(SMALL).model_dump(mode="json"), drivers={}))
         session.add(Image(name="busybox", state="ready", digest="sha256:" + "ab" * 32, driver="rootfs", size=10, config={"cmd": ["sh"], "ports": ["80/tcp"]}))
         add_node(session, "alpha")
-    callers = [Caller(app.test_client(), secrets[name]) for name in ("provider", "alice", "mallory")]
-    return World(app, settings, store, *callers, server=Server("alpha"))
+    provider, alice, mallory = (Caller(app.test_client(), secrets[name]) for name in ("provider", "alice", "mallory"))
+    return World(app, settings, store, provider, alice, mallory, Server("alpha"))
 
 
 @pytest.fixture

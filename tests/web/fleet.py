@@ -5,13 +5,12 @@ What a server would do to the kernel is left out; every message, row and answer 
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Empty
 from typing import Any
-
-from kombu import Connection
 
 from hostler.broker import Broker, celery_app, node_queue
 from hostler.core.errors import ErrorReport, HostlerError
@@ -70,6 +69,9 @@ class Server:
         if order.verb == "image.import":
             image = order.payload["image"]
             return {"driver": "rootfs", "digest": image["digest"], "size": image["size"], "unpacked_size": 4096, "config": {}}
+        if order.verb == "image.build":
+            digest = "sha256:" + hashlib.sha256(b"built").hexdigest()
+            return {"driver": "rootfs", "digest": digest, "size": 5, "unpacked_size": 4096, "config": {"cmd": ["sh"]}}
         if order.verb == "sandbox.exec":
             command = order.payload["command"]
             return {"exit_code": len(command["args"]) - 1, "stdout": command["stdin"].upper(), "stderr": " ".join(command["args"]), "seconds": 0.01}
@@ -95,7 +97,7 @@ class Fleet:
         self._ends = threading.Event()
         self._broker = Broker(settings)
         self._control = ControlSide(settings)
-        self._transport = celery_app("tests", settings).conf.broker_transport_options
+        self._app = celery_app("tests", settings)
         readers: list[tuple[str, Callable[[str, list[Any]], None]]] = [("control", self._controlled)]
         readers += [(node_queue(server.name), self._server(server)) for server in servers]
         self._threads = [threading.Thread(target=self._read, args=reader, daemon=True) for reader in readers]
@@ -119,7 +121,7 @@ class Fleet:
             self._broker.close()
 
     def _read(self, queue: str, act: Callable[[str, list[Any]], None]) -> None:
-        with Connection(self.settings.broker, transport_options=self._transport) as connection:
+        with self._app.connection_for_read() as connection:
             messages = connection.SimpleQueue(queue)
             while not self._ends.is_set():
                 try:

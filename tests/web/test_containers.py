@@ -81,10 +81,16 @@ def test_logs_and_usage_are_asked_of_the_server(world: World, fleet: Fleet) -> N
     assert usage["memory"] == 1 << 20 and usage["running"]
 
 
+def late() -> dict[str, Any]:
+    """An answer that comes too late."""
+    time.sleep(0.6)
+    return {}
+
+
 def test_a_server_that_does_not_answer_is_named(world: World, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     ended(world.alice, world.alice.post("/v1/containers", WEB))
     monkeypatch.setattr("hostler.broker.Broker.ask.__defaults__", (0.2,))
-    monkeypatch.setattr(world.server, "answer", lambda question, args: time.sleep(0.6) or {})
+    monkeypatch.setattr(world.server, "answer", lambda question, args: late())
     problem = world.alice.get("/v1/containers/web/usage", 503)
     assert problem["code"] == "node_silent" and "alpha" in problem["detail"]
 
