@@ -8,12 +8,13 @@ An image is a read-only subvolume, a volume a snapshot of it. What a quota count
 * with full qgroups (older kernels), the bytes that no other volume or image shares. Subvolumes that a tenant nests are
   not counted, which :meth:`Btrfs.probe` says.
 
-A tenant must not have the btrfs ioctls that make subvolumes: BTRFS_IOC_SNAP_CREATE_V2 and its kin let anybody choose
-which quota group a new one joins, none included. The ns drivers' seccomp profiles deny them.
+A tenant must not have the btrfs ioctls that make subvolumes: BTRFS_IOC_SUBVOL_CREATE_V2 and its kin let anybody choose
+which quota group a new one joins, none included, and so escape the quota. A seccomp profile has to deny them.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -337,8 +338,14 @@ class Btrfs(Storage):
         """Delete a subvolume, and see to it that its quota group goes when the kernel is done; none is a success."""
         try:
             with btrfs.opened(name, parent) as inside:
-                group, _ = self._group(inside)
-            btrfs.destroy(parent, name)
+                group, mode = self._group(inside)
+            try:
+                btrfs.destroy(parent, name)
+            except OSError as error:
+                if error.errno != errno.EDQUOT:
+                    raise
+                qgroups.limit(parent, group, None, mode)  # unlinking a nested subvolume is charged to the one it is in
+                btrfs.destroy(parent, name)
         except FileNotFoundError:
             return
         self._dying.append(group)
