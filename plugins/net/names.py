@@ -1,0 +1,74 @@
+"""Names of a container's interfaces on the host, 15 bytes each, and who an interface belongs to.
+
+``v`` + 4 of the installation and node + 8 of the container + 2 of the link. All links of a container share 13 bytes, and
+all of a node 5: so they are found without asking the kernel more than its interfaces' names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hostler.contracts.driver import Host
+from hostler.core.names import link_name, short_hash
+
+_ALIAS = "hostler"
+
+
+@dataclass(frozen=True)
+class Names:
+    """Of one node. ``scope`` is the installation and the node."""
+
+    installation: str
+    node: str
+
+    @classmethod
+    def of(cls, host: Host) -> Names:
+        """Those of a host."""
+        return cls(host.installation, host.node)
+
+    @property
+    def scope(self) -> str:
+        """Installation and node, as one text."""
+        return f"{self.installation}/{self.node}"
+
+    @property
+    def table(self) -> str:
+        """The nftables table, family bridge."""
+        return f"hostler_{self.installation}_{self.node.replace('-', '_')}"
+
+    @property
+    def bridge(self) -> str:
+        """The bridge, where the settings give no name."""
+        return link_name("b", self.scope, "bridge")
+
+    @property
+    def links(self) -> str:
+        """What the names of all containers' links begin with."""
+        return link_name("v", self.scope, "")[:5]
+
+    @property
+    def shapers(self) -> str:
+        """What the names of all shapers begin with."""
+        return shaper(self.links)
+
+    def links_of(self, container: str) -> str:
+        """What the names of one container's links begin with."""
+        return link_name("v", self.scope, container)
+
+    def link(self, container: str, inside: str) -> str:
+        """The host's end of the link that the container calls ``inside``."""
+        return self.links_of(container) + short_hash(inside, 2)
+
+    def alias(self, container: str) -> str:
+        """What an interface carries as its alias, so that a worker that knows nothing can tell whose it is."""
+        return f"{_ALIAS} {self.scope} {container}"
+
+    def owner(self, alias: str) -> str | None:
+        """The container of an alias; None when it is not one of this node's."""
+        words = alias.split(" ")
+        return words[2] if len(words) == 3 and words[:2] == [_ALIAS, self.scope] else None
+
+
+def shaper(link: str) -> str:
+    """Name of the ``ifb`` device that holds a link's rate from the container."""
+    return "i" + link[1:]

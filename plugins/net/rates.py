@@ -1,0 +1,67 @@
+"""Rates of a link: a token bucket on the host's end for what goes in, one on an ``ifb`` device for what comes out.
+
+Both queue instead of dropping, so TCP reaches 96% of the rate, the rest being headers. A policer was measured 20–28% above it.
+Both sit outside the container's network namespace, where a tenant cannot take them away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hostler.host.netlink import Netlink
+from hostler_plugins.net.names import shaper
+
+#: A bucket must hold one segmentation-offload packet, or TCP stalls; more lets short answers through at once.
+_LEAST_BURST = 1 << 16
+_BURST_SECONDS = 0.02
+#: What may wait: longer is latency for the tenant, shorter is loss.
+_QUEUE_SECONDS = 0.05
+#: The slowest there is, in bit/s: a bucket knows no zero.
+SLOWEST = 8_000
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Of ``tc-tbf(8)``: bytes/s, and bytes."""
+
+    rate: int
+    burst: int
+    queue: int
+
+    @classmethod
+    def of(cls, rate: int) -> Bucket:
+        """For a rate in bit/s. Below :data:`SLOWEST` it is that: as good as closed."""
+        bytes_per_second = max(rate, SLOWEST) // 8
+        burst = max(_LEAST_BURST, int(bytes_per_second * _BURST_SECONDS))
+        return cls(bytes_per_second, burst, burst + int(bytes_per_second * _QUEUE_SECONDS))
+
+
+def set_in(host: Netlink, index: int, rate: int | None) -> None:
+    """Towards the container, in bit/s; None is no limit."""
+    if rate is None:
+        host.unlimit_rate(index)
+    else:
+        _limit(host, index, rate)
+
+
+def set_out(host: Netlink, link: str, index: int, rate: int | None, alias: str) -> None:
+    """From the container, in bit/s; None is no limit. ``alias`` tells whose the device is."""
+    name = shaper(link)
+    if rate is None:
+        host.keep_arrivals(index)
+        host.delete_link(name)
+        return
+    found = host.link(name)
+    if found is None:
+        host.add_ifb(name)
+    device = host.index(name)
+    _limit(host, device, rate)
+    if found is None or found.alias != alias or not found.up:
+        host.set_link(device, alias=alias, up=True, own_ipv6=False)
+        host.keep_arrivals(index)
+        host.redirect_arrivals(index, device)
+
+
+def _limit(host: Netlink, index: int, rate: int) -> None:
+    bucket = Bucket.of(rate)
+    host.limit_rate(index, bucket.rate, burst=bucket.burst, queue=bucket.queue)
