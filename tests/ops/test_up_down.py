@@ -81,6 +81,8 @@ def apart() -> Iterator[Apart]:
             made.ops("down", "--purge")
         finally:
             subprocess.run(["umount", str(netns)], check=True)
+            mounted = [mount.point for mount in mountinfo.read() if folder in mount.point.parents]
+            assert mounted == []  # or what is mounted would be deleted with the folder
             shutil.rmtree(folder)
 
 
@@ -100,7 +102,7 @@ def test_up_brings_everything_up_and_says_how_to_go_on(apart: Apart) -> None:
     assert apart.lab.first_login.stat().st_mode & 0o777 == 0o600
     for server in apart.lab.servers:
         assert f"server {server} is online" in told
-    assert (apart.lab.control / "store.sqlite3").stat().st_mode & 0o007 == 0
+    assert apart.lab.control.stat().st_mode & 0o777 == 0o700
 
 
 def test_up_again_changes_nothing_and_is_quick(apart: Apart) -> None:

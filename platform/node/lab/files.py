@@ -76,7 +76,7 @@ def let_pass(lab: Lab) -> list[Path]:
     Raises :class:`HostFailure` when the user still cannot run the platform's Python.
     """
     opened = []
-    for folder in closed_folders([lab.checkout / ".venv", (lab.bin / "python").resolve(), lab.home]):
+    for folder in closed_folders([*_programs(lab), lab.home]):
         before = run(["getfacl", "--omit-header", "--absolute-names", folder]).text
         if f"user:{USER}:--x" not in before:
             run(["setfacl", "--modify", f"user:{USER}:--x", folder])
@@ -91,9 +91,15 @@ def let_pass(lab: Lab) -> list[Path]:
 
 
 def take_back(lab: Lab) -> None:
-    """Undo :func:`let_pass`, for the folders above the home and the checkout."""
-    for folder in closed_folders([lab.checkout / ".venv", (lab.bin / "python").resolve(), lab.home]):
-        run(["setfacl", "--remove", f"user:{USER}", folder], check=False)
+    """Undo :func:`let_pass` for the folders above the home. Those above the checkout stay passable: another installation may
+    run from it."""
+    for folder in closed_folders([lab.home]):
+        if folder not in closed_folders(_programs(lab)):
+            run(["setfacl", "--remove", f"user:{USER}", folder], check=False)
+
+
+def _programs(lab: Lab) -> list[Path]:
+    return [lab.checkout / ".venv", (lab.bin / "python").resolve()]
 
 
 def as_user(command: list[str | Path], *, check: bool = True, env: dict[str, str] | None = None) -> int:

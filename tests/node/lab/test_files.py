@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hostler.core.errors import Conflict, HostFailure
 from hostler.core.units import GIB
+from hostler.host.process import run
 from hostler.node.lab import files
-from hostler.node.lab.layout import Folder, Lab, Machine
+from hostler.node.lab.layout import USER, Folder, Lab, Machine
 from hostler.node.lab.lock import locked
 from hostler.node.lab.record import Record
 
@@ -83,3 +85,35 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         pass
     with locked(tmp_path):
         pass
+
+
+@pytest.fixture
+def user() -> str:
+    files.make_user()
+    return USER
+
+
+def entries(folder: Path) -> str:
+    return run(["getfacl", "--omit-header", "--absolute-names", folder]).text
+
+
+def test_the_user_may_pass_closed_folders_and_no_more_until_it_is_taken_back(lab: Lab, user: str) -> None:
+    lab = replace(lab, checkout=Path(__file__).resolve().parents[3], home=lab.home.parent / "closed/home")
+    lab.home.mkdir(parents=True)
+    lab.home.parent.chmod(0o700)
+    assert lab.home.parent in files.let_pass(lab)
+    assert files.let_pass(lab) == []
+    assert f"user:{user}:--x" in entries(lab.home.parent)
+    assert files.as_user(["test", "-d", lab.home]) == 0
+    assert files.as_user(["ls", lab.home.parent], check=False) != 0
+    files.take_back(lab)
+    assert user not in entries(lab.home.parent)
+    assert files.as_user(["test", "-d", lab.home], check=False) != 0
+
+
+def test_a_checkout_that_the_user_cannot_run_is_refused_with_a_way_out(lab: Lab, user: str, tmp_path: Path) -> None:
+    (tmp_path / "copy/.venv/bin").mkdir(parents=True)
+    (tmp_path / "copy/.venv/bin/python").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(HostFailure, match="cannot run the platform") as refused:
+        files.let_pass(replace(lab, checkout=tmp_path / "copy"))
+    assert "/opt" in refused.value.hint
