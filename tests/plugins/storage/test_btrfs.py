@@ -107,6 +107,10 @@ def test_resize_below_use_is_a_conflict_and_changes_nothing(pool: Btrfs) -> None
     assert pool.usage("v1").limit == 32 * MIB
     with pytest.raises(Conflict):
         pool.create("v1", IMAGE, 10 * MIB)
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
+    with btrfs.opened(pool._pool) as top:
+        btrfs.commit(top)
     file.unlink()
     pool.resize("v1", 10 * MIB)  # at once, although the counters follow later
     assert pool.usage("v1").limit == 10 * MIB
