@@ -50,7 +50,7 @@ ensure_venv() {
   esac
   rm -f "$stamp"
   step "Python packages of pyproject.toml${extra:+ with [$extra]}" \
-    "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-input \
+    "$VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-input --retries 2 \
     -e "$CHECKOUT${extra:+[$extra]}" ||
     die "pip could not install what pyproject.toml asks for" \
       "if the lines above speak of connections or time, the package registry that pip is configured with is down: run this again later"

@@ -28,7 +28,7 @@ step() {
     printf '  %-58s %s%6d ms%s\n' "$what" "$DIM" $(($(now_ms) - began)) "$PLAIN"
   else
     printf '  %s%s: failed%s after %d ms\n' "$RED" "$what" "$PLAIN" $(($(now_ms) - began))
-    tail -n 15 "$log" | sed 's/^/    | /'
+    tail -n 15 "$log" | cut -c1-240 | sed 's/^/    | /'
   fi
   rm -f "$log"
   return "$status"
