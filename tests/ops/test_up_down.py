@@ -3,95 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from hostler.core.names import new_id
-from hostler.host import mountinfo
-from hostler.node.lab.layout import Lab
-from hostler.node.lab.leftovers import marked_processes
-from hostler.node.lab.supervisor import ProgramState, Supervisor
-from hostler.node.lab.up import find_machine
+from tests.lab.machine import PORT, Apart, wait_until
+from tests.lab.machine import apart as a_machine
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
-
-ROOT = Path(__file__).resolve().parents[2]
-PORT = 8650
-_LO_UP = "from pyroute2 import IPRoute\nwith IPRoute() as ip: ip.link('set', index=1, state='up')"
-
-
-@dataclass(frozen=True)
-class Apart:
-    """An installation in a network namespace that stands for a machine of its own."""
-
-    lab: Lab
-    netns: Path
-
-    def run(self, *command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A command on that machine."""
-        env = {"PATH": os.environ["PATH"], "HOME": "/root"}
-        told = subprocess.run(["nsenter", f"--net={self.netns}", "--", *command], capture_output=True, text=True, env=env, timeout=150)
-        assert not check or told.returncode == 0, f"{command}: {told.stdout}\n{told.stderr}"
-        return told
-
-    def ops(self, verb: str, *options: str) -> str:
-        """``ops/up`` or ``ops/down`` there."""
-        return self.run(ROOT / "ops" / verb, "--home", self.lab.home, "--installation", self.lab.installation, *options).stdout
-
-    def programs(self) -> dict[str, ProgramState]:
-        return {state.name: state for state in Supervisor(self.lab).states()}
-
-    def pids(self) -> dict[str, int]:
-        return {name: state.pid for name, state in self.programs().items()}
-
-    def left(self) -> list[str]:
-        """Everything on this machine that is the installation's, but for its home."""
-        word = self.lab.installation
-        found = [f"process {pid}" for pid in marked_processes(self.lab.home)]
-        found += [f"mount {mount.point}" for mount in mountinfo.read() if self.lab.home in mount.point.parents]
-        found += [f"namespace {path.name}" for path in Path("/run/netns").glob(f"*{word}*")]
-        found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"**/*{word}*") if path.is_dir()]
-        found += [f"loop {file}" for backing in Path("/sys/block").glob("loop*/loop/backing_file") if str(self.lab.home) in (file := backing.read_text())]
-        links = self.run("cat", "/proc/net/dev").stdout.splitlines()[2:]
-        return found + [f"link {name}" for line in links if (name := line.split(":")[0].strip()) != "lo" and not name.startswith("ifb")]
 
 
 @pytest.fixture(scope="module")
 def apart() -> Iterator[Apart]:
-    folder = Path(tempfile.mkdtemp(prefix="hst-up-", dir="/tmp"))
-    folder.chmod(0o755)
-    netns = folder / "machine"
-    netns.touch()
-    lab = Lab(checkout=ROOT, machine=find_machine(folder), home=folder / "home", installation=f"t{new_id(6)}", panel_port=PORT)
-    made = Apart(lab, netns)
-    try:
-        subprocess.run(["unshare", f"--net={netns}", "--", sys.executable, "-c", _LO_UP], check=True, timeout=30)
+    with a_machine("hst-up-") as made:
         yield made
-    finally:
-        try:
-            made.ops("down", "--purge")
-        finally:
-            subprocess.run(["umount", str(netns)], check=True)
-            mounted = [mount.point for mount in mountinfo.read() if folder in mount.point.parents]
-            assert mounted == []  # or what is mounted would be deleted with the folder
-            shutil.rmtree(folder)
-
-
-def wait_until(done: object, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    assert callable(done)
-    while not done():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def test_up_brings_everything_up_and_says_how_to_go_on(apart: Apart) -> None:
