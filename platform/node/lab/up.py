@@ -15,6 +15,7 @@ from hostler.node import doctor
 from hostler.node.facts import memory_info
 from hostler.node.lab import files, health, leftovers
 from hostler.node.lab.layout import (
+    DEFAULT_HOME,
     PROVIDER,
     USER,
     Lab,
@@ -173,6 +174,6 @@ Hostler is up, with servers {" and ".join(lab.servers)}.
   then      {command} image build busybox
             {command} create web --image busybox --plan small
   settings  {lab.etc}/local.env    logs  {lab.logs}
-  stop      ops/down""")
+  stop      ops/down{"" if lab.home == DEFAULT_HOME else f" --home {lab.home}"}""")
     if remark:
         print(f"\n{remark}")
