@@ -39,7 +39,6 @@ def down(lab: Lab, criu: Path | None, *, purge: bool) -> None:
     if purge:
         with step(f"{lab.home} deleted"):
             files.delete_home(lab)
-            files.take_back(lab)
 
 
 def _stop(lab: Lab) -> None:

@@ -71,12 +71,13 @@ def closed_folders(paths: list[Path]) -> list[Path]:
 
 def let_pass(lab: Lab) -> list[Path]:
     """Let the unprivileged user pass the folders above the checkout, the interpreter and the home: it may go through them,
-    not list or read them. The folders that were opened so, with an access control list (``acl(5)``).
+    not list or read them. The folders that were opened so, with an access control list (``acl(5)``). Nothing takes that back by
+    itself: other installations may lie below the same folder.
 
     Raises :class:`HostFailure` when the user still cannot run the platform's Python.
     """
     opened = []
-    for folder in closed_folders([*_programs(lab), lab.home]):
+    for folder in closed_folders([lab.checkout / ".venv", (lab.bin / "python").resolve(), lab.home]):
         before = run(["getfacl", "--omit-header", "--absolute-names", folder]).text
         if f"user:{USER}:--x" not in before:
             run(["setfacl", "--modify", f"user:{USER}:--x", folder])
@@ -88,18 +89,6 @@ def let_pass(lab: Lab) -> list[Path]:
             hint="a file system there refuses it (noexec, no access control lists), or files are closed to others: put the checkout in /opt",
         )
     return opened
-
-
-def take_back(lab: Lab) -> None:
-    """Undo :func:`let_pass` for the folders above the home. Those above the checkout stay passable: another installation may
-    run from it."""
-    for folder in closed_folders([lab.home]):
-        if folder not in closed_folders(_programs(lab)):
-            run(["setfacl", "--remove", f"user:{USER}", folder], check=False)
-
-
-def _programs(lab: Lab) -> list[Path]:
-    return [lab.checkout / ".venv", (lab.bin / "python").resolve()]
 
 
 def as_user(command: list[str | Path], *, check: bool = True, env: dict[str, str] | None = None) -> int:
