@@ -146,9 +146,10 @@ def test_nobody_there() -> None:
 
 
 def test_a_silent_panel_is_a_timeout() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with Client(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.1) as client, pytest.raises(Timeout) as caught:
-            client.health()
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with listener, Client(url, timeout=0.1) as client, pytest.raises(Timeout) as caught:
+        client.health()
     assert caught.value.stable_code == "panel_silent"
 
 
