@@ -159,3 +159,40 @@ def test_standard_streams_are_the_containers_own(world: World) -> None:
     spec = world.up("sleep", "1000")
     found = world.sh(spec, "for f in /proc/1/fd/*; do readlink $f; done").stdout.split()
     assert sorted(found) == ["/.hostler/err", "/.hostler/out", "/.hostler/status", "/dev/null"]
+
+
+_IOCTL = """
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+int main(int argc, char **argv)
+{
+	static char room[4096];
+	errno = 0;
+	ioctl(0, strtoul(argv[1], NULL, 0), room);
+	printf("%d", errno);
+	return argc != 2;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_number", "allowed"),
+    [
+        (0x50009418, False),  # BTRFS_IOC_SUBVOL_CREATE_V2: with an empty list of groups it leaves the quota
+        (0x5000940E, False),  # BTRFS_IOC_SUBVOL_CREATE
+        (0x50009417, False),  # BTRFS_IOC_SNAP_CREATE_V2
+        (0x5401, True),  # TCGETS
+        (0x80086601, True),  # FS_IOC_GETFLAGS
+        (0x40049409, True),  # FICLONE
+        (0x94, True),  # the type is in bits 8 to 15, not here
+    ],
+)
+def test_requests_of_btrfs_are_refused_and_others_are_not(world: World, request_number: int, allowed: bool) -> None:
+    spec = world.up("sleep", "1000")
+    source = world.host.state_dir / "ioctl.c"
+    source.write_text(_IOCTL)
+    subprocess.run(["cc", "-static", "-o", world.root_of(spec) / "bin/ioctl", source], check=True, timeout=60)
+    answer = world.sh(spec, f"ioctl {request_number}").stdout.strip()
+    assert answer.isdigit() and (answer != "1") == allowed  # EPERM is the filter's word: standard input is a pipe or null
