@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.signals import beat_init, setup_logging, worker_init
 
@@ -16,7 +16,9 @@ from hostler.broker import CONTROL_QUEUE, celery_app
 from hostler.core.errors import Unavailable
 from hostler.core.messages import ContainerEvent, Heartbeat, Hello, Report
 from hostler.settings import ControlSettings
-from hostler.workers.control_side import ControlSide
+
+if TYPE_CHECKING:
+    from hostler.workers.control_side import ControlSide
 
 settings = ControlSettings()
 app = celery_app("hostler-control", settings)
@@ -38,9 +40,11 @@ _side: ControlSide | None = None
 
 
 def side() -> ControlSide:
-    """This process's control side, opened at first use: after any fork."""
+    """This process's control side, opened at first use: after any fork, and never in beat, which spares it half its memory."""
     global _side
     if _side is None:
+        from hostler.workers.control_side import ControlSide
+
         _side = ControlSide(settings)
     return _side
 

@@ -6,28 +6,16 @@ import os
 from datetime import datetime
 
 from hostler.broker import Broker
-from hostler.contracts.driver import Host
 from hostler.core.messages import Heartbeat, Hello
 from hostler.core.names import new_id
 from hostler.node import container_verbs, drivers, image_verbs, watch
 from hostler.node.archives import Archives
 from hostler.node.facts import facts, memory_info, pool_space
+from hostler.node.here import this_host
 from hostler.node.journal import Journal
 from hostler.node.runner import Runner
 from hostler.node.verbs import Server, Verb
 from hostler.settings import NodeSettings
-
-
-def host_of(settings: NodeSettings) -> Host:
-    """The server, as its drivers see it."""
-    return Host(
-        installation=settings.installation,
-        node=settings.node,
-        state_dir=settings.node_state,
-        libexec=settings.libexec,
-        criu=settings.criu,
-        settings=settings.drivers,
-    )
 
 
 def all_verbs() -> dict[str, Verb]:
@@ -42,7 +30,7 @@ class NodeSide:
         self.settings = settings
         self.instance = new_id()
         settings.node_state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        host = host_of(settings)
+        host = this_host(settings)
         self.drivers = drivers.load(host, setup=True)
         archives = Archives(settings.node_state / "scratch", self.drivers.images)
         archives.clean()
