@@ -104,6 +104,7 @@ class NodeFacts(BaseModel):
     capacity: Capacity
     drivers: list[DriverFact] = []
     containers: list[str] = Field(default=[], description="ids of all containers that have anything on the server")
+    running: list[str] = Field(default=[], description="ids of those whose init runs")
 
 
 class Hello(BaseModel):

@@ -12,6 +12,7 @@ from pydantic import Field
 from hostler.core.errors import Invalid
 from hostler.core.limits import Limits
 from hostler.core.messages import Batch
+from hostler.core.names import Id
 from hostler.core.specs import ContainerSpec, ExecSpec
 from hostler.core.units import Rate, Size
 from hostler.host import guest
@@ -44,8 +45,10 @@ class GracePayload(Payload):
 
 
 class ExecPayload(Payload):
-    """A command to run inside."""
+    """A command to run inside a container, which is all that must be known of it."""
 
+    container: Id
+    ns: str
     command: ExecSpec
 
 
@@ -158,8 +161,7 @@ def sandbox_forget(server: Server, batch: Batch, _: Nothing) -> None:
 
 def sandbox_exec(server: Server, batch: Batch, payload: ExecPayload) -> dict[str, Any]:
     """Run a command inside."""
-    spec = spec_of(batch)
-    return server.drivers.ns(spec.drivers.ns).exec(spec.id, payload.command).model_dump(mode="json")
+    return server.drivers.ns(payload.ns).exec(payload.container, payload.command).model_dump(mode="json")
 
 
 def network_attach(server: Server, batch: Batch, _: Nothing) -> None:

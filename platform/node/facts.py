@@ -6,6 +6,7 @@ import os
 import platform
 from pathlib import Path
 
+from hostler.contracts.ns import Ns
 from hostler.contracts.storage import Storage
 from hostler.core.messages import Capacity, NodeFacts
 from hostler.node.drivers import Drivers
@@ -46,12 +47,20 @@ def containers_here(drivers: Drivers) -> list[str]:
     return sorted(owners)
 
 
+def running_here(drivers: Drivers, containers: list[str]) -> list[str]:
+    """Those of ``containers`` whose init runs, whichever ns driver made it."""
+    ns_drivers = [driver for driver in drivers.loaded["ns"].values() if isinstance(driver, Ns)]
+    return [container for container in containers if any(driver.inspect(container).state == "running" for driver in ns_drivers)]
+
+
 def facts(settings: NodeSettings, drivers: Drivers) -> NodeFacts:
     """All of it."""
+    containers = containers_here(drivers)
     return NodeFacts(
         kernel=platform.release(),
         architecture=platform.machine(),
         capacity=capacity(settings, drivers),
         drivers=drivers.facts,
-        containers=containers_here(drivers),
+        containers=containers,
+        running=running_here(drivers, containers),
     )

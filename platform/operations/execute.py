@@ -6,7 +6,6 @@ from sqlalchemy.orm import Session
 
 from hostler.core.errors import ErrorReport
 from hostler.core.lifecycle import State, check_allowed
-from hostler.operations.container_spec import container_spec
 from hostler.operations.kind import Kind
 from hostler.operations.steps import Step
 from hostler.store.models import Container, Operation
@@ -22,8 +21,8 @@ class Exec(Kind):
         check_allowed(self.name, State(container.state), container.name)
         if container.node is None:
             raise AssertionError(f"container {container.id} has no server")
-        op.spec = container_spec(session, container, self.provider).model_dump(mode="json")
-        return [Step(name="exec", node=container.node.name, verb="sandbox.exec", payload={"command": op.args["command"]})]
+        payload = {"container": container.id, "ns": container.drivers["ns"], "command": op.args["command"]}
+        return [Step(name="exec", node=container.node.name, verb="sandbox.exec", payload=payload)]
 
     def succeeded(self, session: Session, op: Operation, steps: list[Step]) -> None:
         op.result = steps[0].result or {}

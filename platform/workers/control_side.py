@@ -51,12 +51,13 @@ class ControlSide:
         )
 
     def hello(self, hello: Hello) -> None:
-        """A worker started: note its facts, claim again what its forerunner was doing, and reap what no row owns."""
+        """A worker started: note its facts, claim again what its forerunner was doing, delete what nobody wants any more,
+        and start again what a reboot of the server took."""
         with self.store.write() as session:
             nodes.greet(session, hello)
-            reap = self._leftovers(session, hello)
+            mend = [*self._leftovers(session, hello), *self._lost(session, hello)]
         self.engine.node_restarted(hello.node)
-        for operation in reap:
+        for operation in mend:
             self.engine.advance(operation)
 
     def _leftovers(self, session: Session, hello: Hello) -> list[str]:
@@ -71,6 +72,19 @@ class ControlSide:
         for stranger in sorted(set(hello.facts.containers) - known):
             add_event(session, "leak", f"server {hello.node} holds container {stranger}, which no row owns", node=hello.node)
             log.warning("leak", node=hello.node, container=stranger)
+        session.flush()
+        return [operation.id for operation in made]
+
+    def _lost(self, session: Session, hello: Hello) -> list[str]:
+        """Restarts of containers that should run there and do not: the server was rebooted, or taken down and up."""
+        rows = session.scalars(
+            select(Container)
+            .join(Node, Container.node_id == Node.id)
+            .where(Node.name == hello.node, Container.wanted == Wanted.RUNNING, Container.state == State.RUNNING)
+            .where(Container.id.not_in(hello.facts.running))
+        ).all()
+        reason = f"server {hello.node} came back without it"
+        made = [_platform_operation(session, "restart", row, reason) for row in rows if not _busy(session, row)]
         session.flush()
         return [operation.id for operation in made]
 
@@ -107,10 +121,7 @@ class ControlSide:
             self.engine.advance(stop)
 
     def _ended_by_itself(self, session: Session, container: Container, event: ContainerEvent) -> str | None:
-        busy = session.scalar(
-            select(Operation.id).where(Operation.target_id == container.id, Operation.exclusive.is_(True), Operation.state.in_(OPEN)).limit(1)
-        )
-        if event.kind != "exited" or busy is not None or container.state != State.RUNNING:
+        if event.kind != "exited" or _busy(session, container) or container.state != State.RUNNING:
             return None
         if container.started_at is not None and event.at < container.started_at:
             return None  # late news of an init that has been replaced
@@ -129,6 +140,12 @@ class ControlSide:
         """Close all connections."""
         self.broker.close()
         self.store.close()
+
+
+def _busy(session: Session, container: Container) -> bool:
+    """Whether an operation that changes the container is open."""
+    query = select(Operation.id).where(Operation.target_id == container.id, Operation.exclusive.is_(True), Operation.state.in_(OPEN))
+    return session.scalar(query.limit(1)) is not None
 
 
 def _known(session: Session, event: ContainerEvent) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from hostler.core.messages import ContainerEvent, Heartbeat, Hello, now
 from hostler.settings import ControlSettings
 from hostler.store.engine import Store
-from hostler.store.models import Container, Event, Operation
+from hostler.store.models import Container, Event, Node, Operation
 from hostler.workers.control_side import ControlSide
 from tests.operations.world import FACTS, World, make_world
 
@@ -89,6 +89,22 @@ def test_leftovers_on_a_server_are_told_and_the_unwanted_deleted(world: World, s
     world.answer_all()
     assert world.container("web") is None
     assert events(world, "leak") == [f"server {node} holds container strang3r, which no row owns"]
+
+
+def test_a_server_that_lost_its_containers_starts_them_again(world: World, side: ControlSide) -> None:
+    container = world.container("web")
+    assert container is not None
+    with world.store.read() as session:
+        (node,) = session.scalars(select(Node.name).where(Node.id == container.node_id))
+    still = FACTS.model_copy(update={"containers": [container.id], "running": [container.id]})
+    side.hello(Hello(node=node, instance="one", facts=still))
+    assert world.sent == []
+    side.hello(Hello(node=node, instance="two", facts=FACTS.model_copy(update={"containers": [container.id]})))
+    side.hello(Hello(node=node, instance="three", facts=FACTS.model_copy(update={"containers": [container.id]})))
+    world.answer_all()
+    with world.store.read() as session:
+        (restart,) = session.scalars(select(Operation).where(Operation.kind == "restart")).all()
+    assert restart.state == "done" and restart.reason == f"server {node} came back without it"
 
 
 def test_an_unknown_worker_is_asked_to_greet(world: World, side: ControlSide, monkeypatch: pytest.MonkeyPatch) -> None:

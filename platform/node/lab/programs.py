@@ -68,7 +68,8 @@ def _control_side(lab: Lab) -> list[Program]:
     panel = (
         str(lab.bin / "gunicorn"),
         "hostler.web:create_app()",
-        *("-k", "gthread", "-w", "2", "--threads", "16"),
+        # one copy of the code for all workers: the app opens nothing before the fork
+        *("-k", "gthread", "-w", "2", "--threads", "16", "--preload"),
         *(word for bind in binds for word in ("-b", bind)),
         # open event streams would hold up a stop for the default of 30 s
         *("--graceful-timeout", "3", "--no-control-socket"),
@@ -124,7 +125,7 @@ def supervisord_config(lab: Lab, all_programs: list[Program]) -> str:
 
 
 def _program(lab: Lab, program: Program) -> str:
-    environment = {MARK: str(lab.home), "SPT_NOENV": "1", "PYTHONUNBUFFERED": "1", "PATH": _PATH, **program.environment}
+    environment = {MARK: str(lab.home), "SPT_NOENV": "1", "PYTHONUNBUFFERED": "1", **_FEWER_ARENAS, "PATH": _PATH, **program.environment}
     pairs = ",".join(f"{name}='{plain_value(name, value)}'" for name, value in sorted(environment.items()))
     return _section(
         f"program:{program.name}",
@@ -147,6 +148,8 @@ def _program(lab: Lab, program: Program) -> str:
     )
 
 
+#: Without it glibc keeps a heap for each thread of a pool, most of it empty (mallopt(3), M_ARENA_MAX).
+_FEWER_ARENAS = {"MALLOC_ARENA_MAX": "2"}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
