@@ -25,8 +25,8 @@ _MACHINE_PORT = "machine"
 
 def server_netns(installation: str, name: str) -> str:
     """Name of a server's network namespace. Raises :class:`Invalid` for the switch's own name."""
-    if name == _SWITCH:
-        raise Invalid("a server cannot be called switch", hint="that is the name of the switch's own namespace")
+    if name in (_SWITCH, _MACHINE_PORT):
+        raise Invalid(f"a server cannot be called {name}", hint="that is a name of the lab's own")
     return _prefix(installation) + name
 
 
@@ -94,6 +94,11 @@ def connect_machine(installation: str, gateway_v4: str | None, gateway_v6: str |
     return name
 
 
+def name_machine(installation: str) -> Path:
+    """A name for the machine's own namespace, the caller's, for work of servers that needs a way out. :func:`remove_all` takes it away."""
+    return netns.name_own(_prefix(installation) + _MACHINE_PORT)
+
+
 def remove_server(installation: str, name: str) -> None:
     """Take a server's namespace and its port on the switch away; processes in it keep it, unconnected. None is a success."""
     switch = _prefix(installation) + _SWITCH
@@ -109,7 +114,9 @@ def remove_all(installation: str) -> None:
         machine.delete_link(machine_link(installation))
     prefix = _prefix(installation)
     for name in netns.names(prefix):
-        if name != prefix + _SWITCH:
+        if name == prefix + _MACHINE_PORT:
+            netns.delete(name)
+        elif name != prefix + _SWITCH:
             remove_server(installation, name.removeprefix(prefix))
     netns.delete(prefix + _SWITCH)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hostler.core.errors import Conflict, NotFound
@@ -73,15 +73,12 @@ def mark_silent(session: Session) -> list[str]:
 
 def promise(session: Session, node_id: str, limits: Limits, sign: int = 1) -> None:
     """Add a container's limits to what its server has promised (``sign`` -1: take them off)."""
-    session.execute(
-        update(Node)
-        .where(Node.id == node_id)
-        .values(
-            cpus_promised=Node.cpus_promised + sign * (limits.cpu or 0),
-            memory_promised=Node.memory_promised + sign * (limits.memory or 0),
-            disk_promised=Node.disk_promised + sign * (limits.disk or 0),
-        )
-    )
+    node = session.get_one(Node, node_id, with_for_update=True)
+    # in thousandths of a CPU, so that what is taken off is what was added
+    node.cpus_promised = (round(node.cpus_promised * 1000) + sign * round((limits.cpu or 0) * 1000)) / 1000
+    node.memory_promised += sign * (limits.memory or 0)
+    node.disk_promised += sign * (limits.disk or 0)
+    session.flush()
 
 
 def free_slot(session: Session, node_id: str) -> int:

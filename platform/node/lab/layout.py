@@ -265,7 +265,7 @@ def node_environment(lab: Lab, server: str, criu: Path | None) -> dict[str, str]
         "HOSTLER_CAPACITY_CPUS": f"{lab.machine.cpus / part:g}",
         "HOSTLER_CAPACITY_MEMORY": str(lab.machine.memory // part // MIB * MIB),
         "HOSTLER_CAPACITY_DISK": str(size),
-        "HOSTLER_BUILD_NETNS": "/proc/1/ns/net",
+        "HOSTLER_BUILD_NETNS": str(lab.netns("machine")),
         "HOME": "/root",
     }
     if criu is not None:

@@ -119,6 +119,7 @@ def _lay_out(lab: Lab, criu: Path | None) -> list[Path]:
 
 def _network(lab: Lab) -> None:
     network.make_switch(lab.installation)
+    network.name_machine(lab.installation)
     for server in lab.servers:
         network.add_server(lab.installation, server, *lab.server_addresses(server))
     if lab.machine_link:
