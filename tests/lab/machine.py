@@ -72,11 +72,13 @@ def cgroup_folders(word: str) -> list[Path]:
 
 
 def cgroup_members(word: str) -> list[tuple[int, str]]:
-    """Processes in a cgroup with ``word`` in its path."""
+    """Processes in a cgroup with ``word`` in its path; not those that have ended and wait for their parent to look."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
+                if (entry / "stat").read_text().rpartition(") ")[2][0] == "Z":
+                    continue
                 lines = (entry / "cgroup").read_text().splitlines()
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has just ended
