@@ -26,7 +26,7 @@ class Server:
     host: Host
     drivers: Drivers
     archives: Archives
-    nudge: Callable[[str], None]
+    nudge: Callable[[str], object]
     """Tells the watch that a container came or went."""
     build_netns: str = ""
     """Network namespace that reaches package mirrors; empty: the server's own."""
