@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,9 @@ from hostler.web.auth.bearer import caller
 from hostler.web.panel import panel
 
 log = structlog.get_logger()
+
+#: Seconds without a try after the broker was found to be away.
+BROKER_REST = 1.0
 
 _KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
@@ -79,10 +83,17 @@ def change(act: Callable[[Session], Done], *, content: str | None = None, secret
 
 
 def tell(operation: str) -> None:
-    """Say that an operation waits. Without a broker the row waits for the control worker's next tick."""
+    """Say that an operation waits. Without a broker the row waits for the control worker's next tick.
+
+    A broker that was just found to be away is left alone for a second, so that requests go on being answered at once.
+    """
+    here = panel()
+    if time.monotonic() - here.broker_lost < BROKER_REST:
+        return
     try:
-        panel().broker.look_at(operation)
+        here.broker.look_at(operation)
     except Unavailable as error:
+        here.broker_lost = time.monotonic()
         log.warning("operation not announced", operation=operation, reason=error.message)
 
 

@@ -27,6 +27,8 @@ class Panel:
     def __init__(self, settings: ControlSettings) -> None:
         self.settings = settings
         self.pool = Pool.of(settings.pool_v4, settings.pool_v6, settings.gateway_v4, settings.gateway_v6)
+        self.broker_lost = float("-inf")
+        """When this process last found the broker to be away, on the monotonic clock."""
         self._lock = threading.Lock()
         self._pid = 0
         self._store: Store | None = None

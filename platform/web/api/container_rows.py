@@ -6,45 +6,42 @@ from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Select, select
-from sqlalchemy.orm import Session, contains_eager, joinedload
+from sqlalchemy.orm import Session, joinedload, selectinload
 
 from hostler.core.api import ContainerOut, OperationRef
 from hostler.core.limits import Limits
 from hostler.operations.engine import OPEN
+from hostler.store.addresses import Pool
 from hostler.store.models import Container, Operation
-from hostler.web.api.shapes import error_out, operation_ref
-from hostler.web.panel import panel
+from hostler.web.api.shapes import error_out
 
 
 def rows_query() -> Select[Container]:
-    """Containers with their account, plan, image, server and address."""
-    return (
-        select(Container)
-        .join(Container.account)
-        .options(
-            contains_eager(Container.account),
-            joinedload(Container.plan, innerjoin=True),
-            joinedload(Container.image, innerjoin=True),
-            joinedload(Container.node),
-            joinedload(Container.address),
-        )
+    """Containers with their account, plan, image, server and address.
+
+    Few plans, images and servers serve many containers: each is read once, not once a row.
+    """
+    return select(Container).options(
+        selectinload(Container.account),
+        selectinload(Container.plan),
+        selectinload(Container.image),
+        selectinload(Container.node),
+        joinedload(Container.address),
     )
 
 
 def open_operations(session: Session, containers: Iterable[str]) -> dict[str, OperationRef]:
     """The operation that holds each container, the oldest first in line; commands that run beside it are not meant."""
-    wanted = list(containers)
-    rows = session.scalars(
-        select(Operation)
-        .where(Operation.target_id.in_(wanted), Operation.state.in_(OPEN), Operation.exclusive.is_(True))
+    rows = session.execute(
+        select(Operation.target_id, Operation.id, Operation.kind, Operation.state)
+        .where(Operation.target_id.in_(list(containers)), Operation.state.in_(OPEN), Operation.exclusive.is_(True))
         .order_by(Operation.created_at.desc(), Operation.id.desc())
     )
-    return {row.target_id: operation_ref(row) for row in rows}
+    return {row.target_id: OperationRef(id=row.id, kind=row.kind, state=row.state) for row in rows}
 
 
-def container_out(row: Container, operation: OperationRef | None, *, operator: bool) -> ContainerOut:
+def container_out(row: Container, operation: OperationRef | None, pool: Pool, *, operator: bool) -> ContainerOut:
     """A container."""
-    pool = panel().pool
     process: dict[str, Any] = row.process
     number = row.address.number if row.address is not None else None
     return ContainerOut(

@@ -52,7 +52,8 @@ def list_containers(query_data: ContainerQuery) -> Response:
             query = query.where(Container.name.startswith(query_data.name, autoescape=True))
         rows, after = split(session.scalars(cut(query, query_data, Container)).all(), query_data)
         busy = open_operations(session, (row.id for row in rows))
-        items = [container_out(row, busy.get(row.id), operator=account.provider) for row in rows]
+        pool = panel().pool
+        items = [container_out(row, busy.get(row.id), pool, operator=account.provider) for row in rows]
     return answer(ContainerPage(items=items, next=after))
 
 
@@ -64,7 +65,7 @@ def show_container(name: str) -> Response:
     with panel().store.read() as session:
         row = requests.find_container(session, account, name)
         busy = open_operations(session, [row.id])
-        return answer(container_out(row, busy.get(row.id), operator=account.provider))
+        return answer(container_out(row, busy.get(row.id), panel().pool, operator=account.provider))
 
 
 @bp.post("/containers")

@@ -10,7 +10,6 @@ from hostler.core.api import (
     ImageOut,
     NodeOut,
     OperationOut,
-    OperationRef,
     PlanOut,
     StepOut,
     TokenOut,
@@ -88,11 +87,6 @@ def error_out(error: dict[str, Any] | ErrorReport | None, *, operator: bool) -> 
     if operator or not report.bug:
         return report
     return report.model_copy(update={"traceback": None, "message": "something unexpected went wrong on the platform"})
-
-
-def operation_ref(operation: Operation) -> OperationRef:
-    """An operation, briefly."""
-    return OperationRef(id=operation.id, kind=operation.kind, state=operation.state)
 
 
 def operation_out(operation: Operation, *, operator: bool) -> OperationOut:
