@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from hostler.host.netlink import Netlink
 from hostler_plugins.net.names import shaper
 
-#: A bucket must hold one segmentation-offload packet, or TCP stalls; more lets short answers through at once.
-_LEAST_BURST = 1 << 16
+#: What may pass at once: more makes the rate of a slow link uneven. Offloaded packets larger than this are cut by the kernel.
+_LEAST_BURST = 16 << 10
 _BURST_SECONDS = 0.02
-#: What may wait: longer is latency for the tenant, shorter is loss.
+#: What may wait: longer is latency for the tenant, shorter is loss. TCP needs some packets' room, however slow the link.
+_LEAST_QUEUE = 64 << 10
 _QUEUE_SECONDS = 0.05
 #: The slowest there is, in bit/s: a bucket knows no zero.
 SLOWEST = 8_000
@@ -33,7 +34,7 @@ class Bucket:
         """For a rate in bit/s. Below :data:`SLOWEST` it is that: as good as closed."""
         bytes_per_second = max(rate, SLOWEST) // 8
         burst = max(_LEAST_BURST, int(bytes_per_second * _BURST_SECONDS))
-        return cls(bytes_per_second, burst, burst + int(bytes_per_second * _QUEUE_SECONDS))
+        return cls(bytes_per_second, burst, burst + max(_LEAST_QUEUE, int(bytes_per_second * _QUEUE_SECONDS)))
 
 
 def set_in(host: Netlink, index: int, rate: int | None) -> None:
