@@ -31,11 +31,11 @@ def parse_size(text: str | int) -> int:
         raise Invalid(f"{text} is not a size in bytes", hint="give 0 or more, below 1 EiB")
     match = _SIZE.fullmatch(str(text))
     if not match:
-        raise Invalid(f"{text!r} is not a size", hint="write bytes with a suffix, such as 512M or 10G")
-    size = int(float(match[1]) * 1024 ** _POWER[match[2].upper()])
+        raise Invalid(f"{str(text)[:40]!r} is not a size", hint="write bytes with a suffix, such as 512M or 10G")
+    size = float(match[1]) * 1024 ** _POWER[match[2].upper()]  # infinite for hundreds of digits
     if size > _LARGEST:
-        raise Invalid(f"{text!r} is too large", hint="give less than 1 EiB")
-    return size
+        raise Invalid(f"{str(text)[:40]!r} is too large", hint="give less than 1 EiB")
+    return int(size)
 
 
 def parse_rate(text: str | int) -> int:
@@ -46,11 +46,11 @@ def parse_rate(text: str | int) -> int:
         raise Invalid(f"{text} is not a rate in bit/s")
     match = _RATE.fullmatch(str(text))
     if not match:
-        raise Invalid(f"{text!r} is not a rate", hint="write bits per second with a suffix, such as 100Mbit or 1G")
-    rate = int(float(match[1]) * 1000 ** _POWER[match[2].upper()])
+        raise Invalid(f"{str(text)[:40]!r} is not a rate", hint="write bits per second with a suffix, such as 100Mbit or 1G")
+    rate = float(match[1]) * 1000 ** _POWER[match[2].upper()]
     if rate > _FASTEST:
-        raise Invalid(f"{text!r} is too fast", hint="give at most 10000G")
-    return rate
+        raise Invalid(f"{str(text)[:40]!r} is too fast", hint="give at most 10000G")
+    return int(rate)
 
 
 def format_size(size: int) -> str:
