@@ -8,7 +8,8 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from hostler.contracts.driver import Capabilities, Driver
-from hostler.core.specs import Link
+from hostler.core.errors import Unsupported
+from hostler.core.specs import FirewallRule, Link
 
 
 class NetCapabilities(Capabilities):
@@ -19,6 +20,14 @@ class NetCapabilities(Capabilities):
     anti_spoofing: bool = False
     isolation: bool = False
     """Packets to other accounts' addresses in the pool are dropped."""
+    firewall: bool = False
+    """The tenant's own rules (:attr:`Link.firewall`, :meth:`Net.set_firewall`)."""
+    hold: bool = False
+    """:meth:`Net.hold` and :meth:`Net.release`."""
+    tenant_networks: bool = False
+    """:attr:`Link.network`: a network of the tenant's own across servers, whose addresses may overlap with others'."""
+    shared_l2: bool = False
+    """Containers share a broadcast domain with the provider's network."""
 
 
 class LinkCounters(BaseModel):
@@ -58,3 +67,25 @@ class Net(Driver):
     @abstractmethod
     def counters(self, container: str) -> LinkCounters:
         """Sum over the container's links. Raises :class:`NotFound` without a link."""
+
+    # --- by capability: a driver without it inherits the refusal ---
+
+    def _refuse(self, what: str) -> Unsupported:
+        return Unsupported(f"net driver {self.name} cannot {what} here", hint="hostler plugins shows which driver can", code="unsupported")
+
+    def set_firewall(self, container: str, rules: tuple[FirewallRule, ...]) -> None:
+        """Replace the tenant's rules on all the container's links in one step: no packet sees half of them.
+
+        Anti-spoofing and isolation come first and cannot be opened by them. Connections that are established go on.
+        Raises :class:`NotFound` without a link.
+        """
+        raise self._refuse("hold a tenant's firewall")
+
+    def hold(self, container: str) -> None:
+        """From the return on, no packet leaves or reaches the container, and none is answered or refused on its behalf:
+        a peer's packets are lost or wait, so that its connections stay. Held already is a success."""
+        raise self._refuse("hold a link")
+
+    def release(self, container: str) -> None:
+        """End :meth:`hold` and announce the addresses. Not held is a success. Raises :class:`NotFound` without a link."""
+        raise self._refuse("hold a link")

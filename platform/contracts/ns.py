@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from hostler.contracts.driver import Capabilities, Driver
 from hostler.contracts.limits import Cgroup
 from hostler.contracts.storage import RootPlan
+from hostler.core.errors import Unsupported
 from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec
 
 
@@ -31,7 +32,7 @@ class NsCapabilities(Capabilities):
 class Sandbox(BaseModel):
     """What is seen of a container's processes."""
 
-    state: Literal["absent", "created", "running", "exited"]
+    state: Literal["absent", "created", "running", "frozen", "exited"]
     pid: int | None = None
     """Host pid of the container's init."""
     started_at: int | None = None
@@ -84,3 +85,16 @@ class Ns(Driver):
     @abstractmethod
     def forget(self, container: str) -> None:
         """Remove the container's folder on this host, logs included; none is a success."""
+
+    # --- by capability: a driver without it inherits the refusal ---
+
+    def _refuse(self, what: str) -> Unsupported:
+        return Unsupported(f"ns driver {self.name} cannot {what} here", hint="hostler plugins shows which driver can", code="unsupported")
+
+    def freeze(self, container: str) -> None:
+        """Stop every process of the container in its tracks, memory kept; frozen already is a success. Raises :class:`Conflict` unless running."""
+        raise self._refuse("freeze")
+
+    def thaw(self, container: str) -> None:
+        """End :meth:`freeze`; not frozen is a success."""
+        raise self._refuse("freeze")

@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import BinaryIO, ClassVar, Literal
 
 from pydantic import BaseModel
 
 from hostler.contracts.driver import Capabilities, Driver
+from hostler.core.errors import Unsupported
 
 
 class StorageCapabilities(Capabilities):
@@ -23,8 +24,11 @@ class StorageCapabilities(Capabilities):
     """A volume's size is enforced by the kernel: a write past it gives ENOSPC or EDQUOT."""
     live_resize: bool = False
     snapshot: bool = False
+    """:meth:`Storage.snapshot`, ``snapshots``, ``delete_snapshot``, ``rollback`` and ``clone``."""
     send: bool = False
+    """:meth:`Storage.send` and ``receive`` of a whole snapshot."""
     send_delta: bool = False
+    """``send`` of what changed since an earlier snapshot that both sides have."""
 
 
 class IdmapMount(BaseModel):
@@ -57,6 +61,16 @@ class VolumeUsage(BaseModel):
 
     used: int
     limit: int | None
+    inodes: int | None = None
+    """Files, folders and links; None where counting them would mean reading them all."""
+
+
+class Snapshot(BaseModel):
+    """The files of a volume at one instant. ``id`` is the same on every server that has it."""
+
+    id: str
+    created_at: float
+    """Seconds since 1970."""
 
 
 class Storage(Driver):
@@ -115,3 +129,52 @@ class Storage(Driver):
     @abstractmethod
     def free(self) -> tuple[int, int]:
         """Bytes free and total of the pool."""
+
+    # --- by capability: a driver without it inherits the refusal ---
+
+    def _refuse(self, what: str) -> Unsupported:
+        return Unsupported(
+            f"storage driver {self.name} cannot {what} here", hint="hostler plugins shows which driver can", code="unsupported"
+        )
+
+    def snapshot(self, volume: str, snapshot: str) -> Snapshot:
+        """Keep the volume's files as they are at one instant, while it is in use. One of that id is kept as it is."""
+        raise self._refuse("snapshot")
+
+    def snapshots(self, volume: str) -> list[Snapshot]:
+        """All snapshots of a volume, oldest first. Raises :class:`NotFound` when there is no such volume."""
+        raise self._refuse("snapshot")
+
+    def delete_snapshot(self, volume: str, snapshot: str) -> None:
+        """Forget a snapshot; none is a success. Later ones, and differences since them, are untouched."""
+        raise self._refuse("snapshot")
+
+    def rollback(self, volume: str, snapshot: str) -> None:
+        """Make the volume what it was at the snapshot. It must not be mounted by a container (:class:`Conflict`). The snapshot stays."""
+        raise self._refuse("roll back")
+
+    def clone(self, volume: str, snapshot: str, new: str, size: int | None) -> None:
+        """A volume ``new`` with the snapshot's files, copy on write where the driver can, held to ``size`` bytes."""
+        raise self._refuse("clone")
+
+    def send(self, volume: str, snapshot: str, out: BinaryIO, *, since: str | None = None) -> None:
+        """Write a snapshot as a stream that :meth:`receive` of the same driver understands on any server.
+
+        ``since``: only what changed after that earlier snapshot, which the receiver must have.
+        """
+        raise self._refuse("send")
+
+    def receive(self, volume: str, snapshot: str, source: BinaryIO, size: int | None) -> None:
+        """Make or bring forward ``volume`` from a stream, with ``snapshot`` in its list afterwards.
+
+        Whole or not at all: a stream that is cut, changed or for another base raises :class:`Invalid` and leaves the volume
+        as it was. Streams are hostile: nothing outside the volume is ever written.
+        """
+        raise self._refuse("receive")
+
+    def check(self, volume: str) -> list[str]:
+        """What is wrong with a volume that is not in use, in words; empty when nothing is. Mends what a crash may leave.
+
+        Raises :class:`NotFound` when there is no such volume."""
+        self.usage(volume)
+        return []

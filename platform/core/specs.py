@@ -6,7 +6,7 @@ A spec is complete: a node worker holds no database credentials, so whatever a s
 from __future__ import annotations
 
 import ipaddress
-from typing import Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -77,6 +77,28 @@ class Process(Spec):
         return value
 
 
+class FirewallRule(Spec):
+    """One rule of a tenant's firewall. The first that matches decides; what matches none is accepted."""
+
+    action: Literal["accept", "drop", "reject"]
+    direction: Literal["in", "out"] = "in"
+    """Seen from the container."""
+    protocol: Literal["any", "tcp", "udp", "icmp"] = "any"
+    """``icmp`` means ICMPv6 too."""
+    ports: tuple[Annotated[int, Field(ge=1, le=65535)], Annotated[int, Field(ge=1, le=65535)]] | None = None
+    """First and last destination port; of tcp and udp only."""
+    peer: str = ""
+    """Prefix of the other side, v4 or v6; empty: everybody."""
+
+    @model_validator(mode="after")
+    def _sane(self) -> Self:
+        if self.ports is not None and (self.protocol not in ("tcp", "udp") or self.ports[0] > self.ports[1]):
+            raise ValueError("ports are of tcp or udp, the first not above the last")
+        if self.peer:
+            ipaddress.ip_network(self.peer)
+        return self
+
+
 class Link(Spec):
     """One network interface of a container."""
 
@@ -89,6 +111,8 @@ class Link(Spec):
     rate_out: Rate | None = Field(default=None, description="from the container, bit/s")
     pool: tuple[str, ...] = Field(default=(), description="prefixes in which tenants live: closed but to `reachable`")
     reachable: tuple[str, ...] = Field(default=(), description="prefixes inside the pool that this account may talk to")
+    firewall: tuple[FirewallRule, ...] = Field(default=(), max_length=256, description="the tenant's own rules, in order")
+    network: int | None = Field(default=None, ge=1, lt=2**24, description="number of the tenant's own network (vxlan's VNI); none: the provider's")
 
     @model_validator(mode="after")
     def _addresses_parse(self) -> Self:

@@ -50,7 +50,7 @@ def containers_here(drivers: Drivers) -> list[str]:
 def running_here(drivers: Drivers, containers: list[str]) -> list[str]:
     """Those of ``containers`` whose init runs, whichever ns driver made it."""
     ns_drivers = [driver for driver in drivers.loaded["ns"].values() if isinstance(driver, Ns)]
-    return [container for container in containers if any(driver.inspect(container).state == "running" for driver in ns_drivers)]
+    return [container for container in containers if any(driver.inspect(container).state in ("running", "frozen") for driver in ns_drivers)]
 
 
 def facts(settings: NodeSettings, drivers: Drivers) -> NodeFacts:
