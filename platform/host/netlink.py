@@ -332,6 +332,8 @@ def _hint(number: int) -> str:
         return "this kernel lacks the feature: run `hostler doctor` on this server"
     if number == errno.EEXIST:
         return "something else on this host has the name or address"
+    if number == errno.EXFULL:
+        return "a Linux bridge has 1,023 ports at most: this server is full"
     return ""
 
 
