@@ -24,10 +24,13 @@ def login(url: str, token: str) -> None:
 @output.json_option
 def doctor(as_json: bool) -> int:
     """Say what this host offers Hostler and what it lacks."""
+    from hostler import log
     from hostler.node.doctor import blocks, examine, show
     from hostler.settings import NodeSettings
 
-    findings = examine(NodeSettings())
+    settings = NodeSettings()
+    log.configure(settings.model_copy(update={"log_level": "error"}), "doctor")  # the findings say it all
+    findings = examine(settings)
     if as_json:
         output.print_json(findings)
     else:

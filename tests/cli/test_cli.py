@@ -278,3 +278,10 @@ def test_on_a_terminal_there_is_a_bar_and_colour(world: World, fleet: Fleet, pan
     os.close(controller)
     assert process.wait(20) == 0
     assert b"provision web: image" in said and b"web is running on alpha at 198.18.1.1" in said
+
+
+def test_doctor_prints_nothing_but_findings() -> None:
+    ended = subprocess.run([sys.executable, "-c", "from hostler.cli import main; main()", "doctor", "--json"], capture_output=True, text=True, timeout=60)
+    findings = json.loads(ended.stdout)
+    assert findings and {"area", "what", "status"} <= set(findings[0])
+    assert ended.returncode == (1 if any(finding["status"] == "blocks" for finding in findings) else 0), ended.stderr

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 
 from hostler.core.api import ContainerOut, OperationRef
 from hostler.core.limits import Limits
-from hostler.operations.engine import OPEN
+from hostler.operations.unasked import OPEN
 from hostler.store.addresses import Pool
 from hostler.store.models import Container, Operation
 from hostler.web.api.shapes import error_out
