@@ -34,7 +34,7 @@ _IFA_F_NODAD = 0x02  # linux/if_addr.h
 _ADDR_GEN_MODE_NONE = 1  # linux/if_link.h: IN6_ADDR_GEN_MODE_NONE
 _NUD_NOARP = 0x40  # linux/neighbour.h: a bridge's static entry; NUD_PERMANENT would mean the bridge's own address
 _PROTO_KERNEL, _PROTO_RA = 2, 9  # linux/rtnetlink.h: routes that the kernel makes by itself
-_TABLE_MAIN = 254
+_TABLE_MAIN, _RTN_LOCAL = 254, 2  # linux/rtnetlink.h
 _TC_ROOT = 0xFFFFFFFF
 _TC_INGRESS_FILTERS = 0xFFFFFFF2  # TC_H_CLSACT with TC_H_MIN_INGRESS
 _TC_FIRST = 0x10000  # handle 1:
@@ -198,6 +198,15 @@ class Netlink:
         more = {"flags": _IFA_F_NODAD} if address.version == 6 else {}
         with _said(f"give {address} to interface {index}"):
             self._route.addr("replace", index=index, address=str(address.ip), prefixlen=address.network.prefixlen, **more)
+
+    def receives(self, address: Address) -> bool:
+        """Whether packets to an address are taken as this host's own.
+
+        With IPv6 that is later than :meth:`add_address`, which leaves the route to a work queue of the kernel.
+        """
+        with _said(f"look up {address}"):
+            message = self._route.route("get", dst=str(address))[0]
+        return bool(message["type"] == _RTN_LOCAL)
 
     def delete_address(self, index: int, address: Interface) -> None:
         """None is a success."""

@@ -85,7 +85,7 @@ class Bridge(Net):
     def capabilities(self) -> NetCapabilities:
         lacks = self._trial
         guarded = lacks.rules is None
-        return NetCapabilities(rate_in=lacks.rate_in is None, rate_out=lacks.rate_out is None, anti_spoofing=guarded, isolation=guarded)
+        return NetCapabilities(rate_in=lacks.rate_in is None, rate_out=lacks.rate_out is None, anti_spoofing=guarded, isolation=guarded, shared_l2=True)
 
     def probe(self) -> Probe:
         lacks = [Lack(what=what, remedy=remedy, blocks=blocks) for what, remedy, blocks in self._trial.lacks()]
@@ -144,6 +144,10 @@ class Bridge(Net):
     # --- links ---
 
     def attach(self, container: str, link: Link, pid: int) -> None:
+        if link.firewall and not self.capabilities.firewall:
+            raise self._refuse("hold a tenant's firewall")
+        if link.network is not None and not self.capabilities.tenant_networks:
+            raise self._refuse("make a network of the tenant's own")
         name = self._names.link(container, link.name)
         with netns.opened(netns.of_process(pid)) as inside:
             if self._records.read(name) is not None or netlink.names(name):

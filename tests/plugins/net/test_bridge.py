@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from hostler.contracts.driver import Host, Item
-from hostler.core.errors import HostFailure, NotFound
+from hostler.core.errors import HostFailure, NotFound, Unsupported
+from hostler.core.specs import FirewallRule
 from hostler.host import lab, netlink, netns
 from hostler_plugins.net.bridge import Bridge
 from tests.plugins.net.world import Container, World, link, udp_arrives
@@ -36,7 +37,8 @@ def test_probe_finds_all_here(world: World) -> None:
         assert time.monotonic() - began < 1
     assert probe.usable
     assert probe.lacks == []
-    assert all(world.drivers["alpha"].capabilities.model_dump().values())
+    offered = world.drivers["alpha"].capabilities
+    assert (offered.rate_in, offered.rate_out, offered.anti_spoofing, offered.isolation) == (True,) * 4
 
 
 def test_probe_tells_of_a_missing_uplink(world: World) -> None:
@@ -186,6 +188,16 @@ def test_a_failure_says_why_and_leaves_nothing(world: World) -> None:
     with pytest.raises(HostFailure) as gone:
         world.attach(container)
     assert gone.value.stable_code == "no_netns"
+    assert _inventory(world) == []
+
+
+def test_what_the_driver_cannot_do_is_refused_not_ignored(world: World) -> None:
+    container = world.container("alpha", link(1, 2, network=7), attach=False)
+    with pytest.raises(Unsupported):
+        world.attach(container)
+    container.link = link(1, 2, firewall=(FirewallRule(direction="in", action="drop"),))
+    with pytest.raises(Unsupported):
+        world.attach(container)
     assert _inventory(world) == []
 
 
