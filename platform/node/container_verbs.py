@@ -115,7 +115,7 @@ def sandbox_create(server: Server, batch: Batch, _: Nothing) -> dict[str, Any]:
     cgroup = server.drivers.limits(spec.drivers.limits).create(spec.id, spec.limits)
     sandbox = server.drivers.ns(spec.drivers.ns).create(spec, plan, cgroup)
     server.nudge(spec.id)
-    return {"pid": sandbox.pid}
+    return {"pid": sandbox.pid, "started_at": sandbox.started_at}
 
 
 def sandbox_start(server: Server, batch: Batch, _: Nothing) -> None:

@@ -43,6 +43,8 @@ TICK = 1.0
 _LINE_PATIENCE = 1.0
 _RETRY = 1.0
 _PER_ROUND = 64
+#: Seconds after which an end that nobody acted on is told again, and the longest time between two such reminders.
+REMIND, _REMIND_MOST = 10.0, 600.0
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ class Watch:
         for one in self._watched.values():
             self._check_memory(one)
             one.flush(_LINE_PATIENCE)
+            self._remind(one)
 
     def _take_nudges(self) -> None:
         for _ in range(_PER_ROUND):
@@ -254,6 +257,22 @@ class Watch:
         if not record.told:
             told = record.model_copy(update={"told": True})
             self._teller.tell(one.exit_event(record), lambda: guest.write_exit(self.host, one.container, told))
+        one.remind_after, one.remind_at = REMIND, time.monotonic() + REMIND
+
+    def _remind(self, one: Watched) -> None:
+        """Tell an end again while its container was not taken down: news that was handed on can still be lost, with the broker
+        or with a control worker that dies over it."""
+        if one.remind_at is None or one.record is None or time.monotonic() < one.remind_at:
+            return
+        record = guest.read_exit(self.host, one.container, one.record.identity)
+        still = guest.read_init(self.host, one.container)
+        if record is None or still is None or still.identity != one.record.identity:
+            one.remind_at = None
+            return
+        one.remind_after = min(one.remind_after * 2, _REMIND_MOST)
+        one.remind_at = time.monotonic() + one.remind_after
+        if record.told and not record.expected:
+            self._teller.tell(one.exit_event(record), lambda: None)
 
     def _check_memory(self, one: Watched) -> None:
         kills = one.new_kills()

@@ -53,6 +53,9 @@ class Watched:
         self.streams: dict[int, str] = {}
         self.pidfd: int | None = None
         self.record: guest.InitRecord | None = None
+        self.remind_at: float | None = None
+        """When to tell again how init ended, by the monotonic clock; None: never."""
+        self.remind_after = 0.0
         self._guest_inode = 0
         self._bucket = Bucket()
         self._status = b""

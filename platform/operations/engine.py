@@ -21,13 +21,13 @@ from hostler.core.messages import Batch, Direction, Report, StepOrder, now
 from hostler.core.specs import ContainerSpec
 from hostler.operations.kind import Kind
 from hostler.operations.steps import Step, StepState, dump, load, next_run, progress, undo_run
+from hostler.operations.unasked import OPEN, stop_if_ended
 from hostler.store.engine import ATTEMPTS, Store, is_conflict
 from hostler.store.events import add_event
 from hostler.store.models import Container, Node, Operation
 
 log = structlog.get_logger()
 
-OPEN = ("queued", "running", "undoing")
 #: How long an operation waits for a server that went offline before it gives up.
 PATIENCE = timedelta(seconds=30)
 #: A queued operation that was not looked at for so long is looked at again.
@@ -234,6 +234,8 @@ class Engine:
         if op.kind != "exec" or state != "done":
             _log_end(session, op)
         session.flush()
+        if op.exclusive and (container := session.get(Container, op.target_id)) is not None:
+            stop_if_ended(session, container)  # it stands in line now, and is found at once
         waiting = session.scalar(
             select(Operation.id)
             .where(Operation.target_id == op.target_id, Operation.state == "queued")

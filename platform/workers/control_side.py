@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session
 from hostler.broker import Broker
 from hostler.core.lifecycle import State, Wanted
 from hostler.core.messages import ContainerEvent, Heartbeat, Hello, now
-from hostler.operations.engine import OPEN, Engine
+from hostler.operations.engine import Engine
 from hostler.operations.kind import Provider
 from hostler.operations.kinds import all_kinds
 from hostler.operations.tickets import Tickets, load_key
+from hostler.operations.unasked import is_busy, platform_operation, stop_if_ended
 from hostler.placement.choose import Overcommit
 from hostler.settings import ControlSettings
 from hostler.store import nodes
@@ -67,7 +68,7 @@ class ControlSide:
             .join(Node, Container.node_id == Node.id)
             .where(Node.name == hello.node, Container.wanted == Wanted.ABSENT, Container.state == State.ERROR)
         ).all()
-        made = [_platform_operation(session, "delete", row, "its server is back and nobody wants it any more") for row in rows]
+        made = [platform_operation(session, "delete", row, "its server is back and nobody wants it any more") for row in rows]
         known = set(session.scalars(select(Container.id).join(Node, Container.node_id == Node.id).where(Node.name == hello.node)))
         for stranger in sorted(set(hello.facts.containers) - known):
             add_event(session, "leak", f"server {hello.node} holds container {stranger}, which no row owns", node=hello.node)
@@ -84,7 +85,7 @@ class ControlSide:
             .where(Container.id.not_in(hello.facts.running))
         ).all()
         reason = f"server {hello.node} came back without it"
-        made = [_platform_operation(session, "restart", row, reason) for row in rows if not _busy(session, row)]
+        made = [platform_operation(session, "restart", row, reason) for row in rows if not is_busy(session, row)]
         session.flush()
         return [operation.id for operation in made]
 
@@ -108,26 +109,19 @@ class ControlSide:
     def container_event(self, event: ContainerEvent) -> None:
         """Write a container's event down. One that ended by itself is taken down in order.
 
-        Events come at least once; an exit is known again by pid and start time. An end that an operation asked for is
-        that operation's to tell.
+        Events come at least once; an exit is told again until its container was taken down. An end that an operation asked
+        for is that operation's to tell.
         """
         with self.store.write() as session:
             container = session.get(Container, event.container, with_for_update=True)
-            if container is None or event.details.get("expected") or _known(session, event):
+            if container is None or event.details.get("expected"):
                 return
-            add_event(session, event.kind, event.message, container=container, node=event.node, at=event.at, details=event.details)
-            stop = self._ended_by_itself(session, container, event)
+            if not _known(session, event):
+                add_event(session, event.kind, event.message, container=container, node=event.node, at=event.at, details=event.details)
+                session.flush()
+            stop = stop_if_ended(session, container) if event.kind == "exited" else None
         if stop is not None:
             self.engine.advance(stop)
-
-    def _ended_by_itself(self, session: Session, container: Container, event: ContainerEvent) -> str | None:
-        if event.kind != "exited" or _busy(session, container) or container.state != State.RUNNING:
-            return None
-        if container.started_at is not None and event.at < container.started_at:
-            return None  # late news of an init that has been replaced
-        operation = _platform_operation(session, "stop", container, event.message)
-        session.flush()
-        return operation.id
 
     def clean(self) -> None:
         """Expire idempotency keys, tokens and old operations."""
@@ -142,30 +136,8 @@ class ControlSide:
         self.store.close()
 
 
-def _busy(session: Session, container: Container) -> bool:
-    """Whether an operation that changes the container is open."""
-    query = select(Operation.id).where(Operation.target_id == container.id, Operation.exclusive.is_(True), Operation.state.in_(OPEN))
-    return session.scalar(query.limit(1)) is not None
-
-
 def _known(session: Session, event: ContainerEvent) -> bool:
     """Whether the very same happening was written down before."""
     return session.scalar(
         select(Event.id).where(Event.container_id == event.container, Event.kind == event.kind, Event.at == event.at).limit(1)
     ) is not None
-
-
-def _platform_operation(session: Session, kind: str, container: Container, reason: str) -> Operation:
-    operation = Operation(
-        kind=kind,
-        account_id=container.account_id,
-        target_kind="container",
-        target_id=container.id,
-        target_name=container.name,
-        asked_by="the platform",
-        reason=reason[:500],
-    )
-    session.add(operation)
-    return operation
-
-

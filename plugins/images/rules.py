@@ -105,6 +105,7 @@ def typed(error: OSError, name: bytes) -> HostlerError:
         return NoRoom(
             f"no space is left to unpack {shown(name)}",
             hint="free or add space in this server's storage pool",
+            code="disk_full",
         )
     if error.errno in _ENTRYS_FAULT:
         return Invalid(

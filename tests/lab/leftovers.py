@@ -22,7 +22,7 @@ from hostler.core.names import link_name
 from hostler.core.specs import ImageSpec
 from hostler.host import mountinfo, netns
 from hostler.host.lab import UPLINK, machine_link
-from hostler.operations.engine import OPEN
+from hostler.operations.unasked import OPEN
 from hostler.store.models import Address, Container, Image, Node, Operation
 from tests.lab.installation import Platform
 from tests.lab.machine import cgroup_folders, cgroup_members

@@ -18,6 +18,7 @@ from hostler.core.limits import Limits
 from hostler.core.messages import ContainerEvent
 from hostler.core.specs import ContainerSpec
 from hostler.host import guest
+from hostler.node import watch as watch_module
 from hostler.node.kernel_log import Kill, parse
 from hostler.node.logs import LogStore
 from hostler.node.watch import Watch
@@ -195,6 +196,25 @@ def test_event_waits_for_a_deaf_broker(world: World) -> None:
         time.sleep(0.2)
         heard.deaf = False
         eventually(lambda: len(heard.of(spec, "exited")) == 1)
+
+
+@pytest.mark.lab
+def test_an_end_is_told_again_until_it_is_acted_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was handed on may be lost with the broker; the receiver knows a second telling by its time."""
+    monkeypatch.setattr(watch_module, "REMIND", 0.2)
+    heard = Heard()
+    with watching(world, heard):
+        spec = world.up("sh", "-c", "exit 5")
+        eventually(lambda: len(heard.of(spec, "exited")) >= 2, 5)
+    with watching(world, heard):
+        before = len(heard.of(spec, "exited"))
+        eventually(lambda: len(heard.of(spec, "exited")) > before, 5)
+        assert {event.at for event in heard.of(spec, "exited")} == {heard.of(spec, "exited")[0].at}
+        world.ns.delete(spec.id)
+        time.sleep(0.1)
+        told = len(heard.of(spec, "exited"))
+        time.sleep(1.5)
+        assert len(heard.of(spec, "exited")) == told
 
 
 @pytest.mark.lab

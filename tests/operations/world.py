@@ -71,20 +71,22 @@ class World:
         with self.store.read() as session:
             return session.scalar(select(Container).where(Container.name == name))
 
-    def answer(self, batch: Batch, *, fail: str | None = None, code: str = "program_failed") -> None:
-        """Play the server: every step succeeds, up to the one named ``fail``."""
+    def answer(
+        self, batch: Batch, *, fail: str | None = None, code: str = "program_failed", results: dict[str, dict[str, Any]] | None = None
+    ) -> None:
+        """Play the server: every step succeeds, up to the one named ``fail``. ``results`` by step; the others say nothing."""
         report = Report(operation=batch.operation, node=batch.node, fence=batch.fence, direction=batch.direction, final=True)
         for order in batch.steps:
             error = ErrorReport(code=code, message=f"{order.name} broke", hint="mend it") if order.name == fail else None
-            report.outcomes.append(StepOutcome(index=order.index, result={} if error is None else None, error=error, ms=1))
+            report.outcomes.append(StepOutcome(index=order.index, result=(results or {}).get(order.name, {}) if error is None else None, error=error, ms=1))
             if error is not None and batch.direction == "forward":
                 break
         self.engine.report(report)
 
-    def answer_all(self) -> None:
+    def answer_all(self, *, results: dict[str, dict[str, Any]] | None = None) -> None:
         """Play the server until nothing more is sent."""
         while self.sent:
-            self.answer(self.sent.pop(0))
+            self.answer(self.sent.pop(0), results=results)
 
     def lapse(self, operation: str) -> None:
         """Let the operation's lease run out, and the tick look."""

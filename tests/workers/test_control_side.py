@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from hostler.core.limits import LimitsChange
 from hostler.core.messages import ContainerEvent, Heartbeat, Hello, now
+from hostler.operations import requests
 from hostler.settings import ControlSettings
 from hostler.store.engine import Store
 from hostler.store.models import Container, Event, Node, Operation
@@ -60,6 +62,54 @@ def test_a_container_that_ended_by_itself_is_taken_down_and_says_why(world: Worl
     with world.store.read() as session:
         (stop,) = session.scalars(select(Operation).where(Operation.kind == "stop")).all()
     assert stop.asked_by == "the platform" and stop.reason == "it ended with status 3" and stop.state == "done"
+
+
+def test_an_end_before_the_start_was_reported_is_not_forgotten(world: World, side: ControlSide) -> None:
+    """A command that fails at once ends before the control side knows that it began, and its news may be told first or last."""
+    for name, news_first in (("early", True), ("late", False)):
+        world.create(name)
+        made = world.container(name)
+        assert made is not None
+        init = {"pid": 4711, "started_at": 123456}
+        event = ContainerEvent(node="alpha", container=made.id, kind="exited", message="it ended with status 127", at=now(), details=init)
+        if news_first:
+            side.container_event(event)
+        world.answer_all(results={"sandbox": init})
+        if not news_first:
+            side.container_event(event)
+            world.answer_all()
+        ended = world.container(name)
+        assert ended is not None and ended.state == "stopped", name
+    assert events(world, "exited") == ["it ended with status 127"] * 2
+
+
+def test_an_end_that_was_told_again_is_acted_on_and_written_once(world: World, side: ControlSide) -> None:
+    """Its container was busy with something else when the news came; a reminder, or that operation's end, makes up for it."""
+    container = world.container("web")
+    assert container is not None
+    event = exited(world, expected=False)
+    resize = world.ask(requests.resize, "web", LimitsChange(cpu=0.1))
+    side.container_event(event)
+    assert world.operation(resize).state == "running"
+    world.answer_all()
+    stopped = world.container("web")
+    assert stopped is not None and stopped.state == "stopped"
+    side.container_event(event)
+    assert events(world, "exited") == ["it ended with status 3"]
+    assert world.sent == []
+
+
+def test_an_end_of_another_init_stops_nothing(world: World, side: ControlSide) -> None:
+    restart = world.ask(requests.power, "web", "restart", {})
+    world.answer_all(results={"sandbox": {"pid": 2, "started_at": 20}})
+    assert world.operation(restart).state == "done"
+    side.container_event(exited(world, pid=1, started_at=10))
+    container = world.container("web")
+    assert container is not None and container.state == "running"
+    side.container_event(exited(world, pid=2, started_at=20))
+    world.answer_all()
+    container = world.container("web")
+    assert container is not None and container.state == "stopped"
 
 
 def test_an_end_that_was_asked_for_is_no_event(world: World, side: ControlSide) -> None:
