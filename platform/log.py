@@ -30,4 +30,6 @@ def configure(settings: PlatformSettings, process: str) -> None:
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer])
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
+    for chatty in ("celery.worker.strategy", "celery.app.trace", "httpx"):  # two lines for each message; ours say more
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(process=process)
