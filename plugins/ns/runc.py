@@ -39,6 +39,8 @@ from hostler_plugins.ns.command import Command
 _CREATE_TIMEOUT = 60
 #: Seconds in which killed processes must be gone.
 _KILL_TIMEOUT = 10
+#: Seconds that a container's init may take from its start to where it takes signals, which is a millisecond.
+_LISTEN_TIMEOUT = 1
 _NOFILE = 65_536
 
 
@@ -136,6 +138,8 @@ class Runc(Ns):
     def signal(self, container: str, signal: int) -> None:
         record = guest.read_init(self.host, container)
         if record is not None:
+            if not self._gate(container).exists():
+                _until_it_listens(record.identity, guest.guest_dir(self.host, container) / guest.OUT)
             record.identity.send(signal)
 
     def wait(self, container: str, timeout: float) -> Sandbox:
@@ -276,6 +280,20 @@ def _open_gate(gate: Path, init: Identity) -> None:
     finally:
         os.close(handle)
     gate.unlink(missing_ok=True)
+
+
+def _until_it_listens(init: Identity, out: Path) -> None:
+    """Wait until hostler-init takes signals, which it does before it opens its output; at most a second.
+
+    The kernel throws a signal away that comes to the first process of a pid namespace before it has a handler for it: a stop
+    right after a start would wait for all of its grace.
+    """
+    deadline = time.monotonic() + _LISTEN_TIMEOUT
+    while init.alive() and time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):  # nothing is open yet, or it has just ended
+            if os.path.samestat(os.stat(f"/proc/{init.pid}/fd/1"), out.stat()):
+                return
+        time.sleep(0.0005)
 
 
 def _byte_came(fifo: int) -> bool:

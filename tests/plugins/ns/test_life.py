@@ -296,3 +296,12 @@ def test_fork_bomb_in_exec_ends_with_its_time(world: World) -> None:
     assert result.timed_out
     assert result.seconds < 8
     assert len(world.limits.processes(spec.id)) == 2
+
+
+def test_a_stop_right_after_a_start_is_not_lost(world: World) -> None:
+    """The signal may come while the runtime's process is just becoming our init, which has no handler yet."""
+    for _ in range(8):
+        spec = world.up("sleep", "1000")
+        world.ns.signal(spec.id, signal.SIGTERM)
+        assert world.ns.wait(spec.id, 2).state == "exited"
+        world.ns.forget(spec.id)
