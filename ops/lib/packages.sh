@@ -18,9 +18,19 @@ PACKAGES=(
 # What only `ops/test` needs.
 # shellcheck disable=SC2034  # read by ops/install
 DEV_PACKAGES=(
+  e2fsprogs        # mkfs.ext4: a pool that is not btrfs
+  git              # which files are the repository's
+  iproute2         # ip: links as a tool that is not ours sees them
+  iputils-ping     # ping: that servers reach each other, with loss counted
+  nftables         # nft: rules as a tool that is not ours sees them
   postgresql       # the store's tests run on PostgreSQL too
   shellcheck       # linter of these scripts
 )
+
+# Services that come with these packages and that nothing here uses (Redis and the tests' PostgreSQL run on private sockets),
+# each with a program that tells whether it was there before.
+declare -A IDLE_SERVICES=([redis-server]=/usr/bin/redis-server [postgresql]=/usr/bin/pg_ctlcluster)
+SYSTEMD_RUNNING=${SYSTEMD_RUNNING:-/run/systemd/system}
 
 # missing_packages NAME…: those that dpkg does not have installed.
 missing_packages() {
@@ -33,16 +43,25 @@ missing_packages() {
   done
 }
 
-# install_packages NAME…: from the machine's own configured sources.
+# absent_services: those of IDLE_SERVICES that this machine does not have.
+absent_services() {
+  local service
+  for service in "${!IDLE_SERVICES[@]}"; do
+    [ -e "${IDLE_SERVICES[$service]}" ] || printf '%s\n' "$service"
+  done
+}
+
+# install_packages NAME…: from the machine's own configured sources. A service that came only with them stays off; one
+# that was there goes on as it was.
 install_packages() {
-  local service_wanted=yes
-  [ -e /usr/bin/redis-server ] || service_wanted=no
+  local absent service
+  mapfile -t absent < <(absent_services)
   apt-get -o APT::Update::Error-Mode=any update || return
   DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" || return
-  # The platform runs a Redis of its own on a private socket: one that came only with the package stays off.
-  if [ "$service_wanted" = no ] && [ -d /run/systemd/system ]; then
-    systemctl disable --now redis-server.service
-  fi
+  [ -d "$SYSTEMD_RUNNING" ] || return 0
+  for service in "${absent[@]}"; do
+    [ ! -e "${IDLE_SERVICES[$service]}" ] || systemctl disable --now "$service.service" || return
+  done
 }
 
 ensure_packages() {

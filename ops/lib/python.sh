@@ -21,10 +21,15 @@ find_python() {
   return 1
 }
 
+# python_packages: what the distribution must bring before a virtual environment can be made; nothing where it can already.
+python_packages() {
+  "$VENV/bin/python" -c '' 2>/dev/null || find_python >/dev/null || printf '%s\n' python3 python3-venv
+}
+
 make_venv() {
   local python
   python=$(find_python) || {
-    ensure_packages python3 python3-venv
+    ensure_packages python3 python3-venv # for --venv-only: otherwise they came with the rest
     python=$(find_python) || die "no Python 3.11 or newer was found" "Debian 12 and 13 have one: apt-get install python3-venv"
   }
   rm -rf "$VENV"

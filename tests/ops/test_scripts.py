@@ -98,6 +98,33 @@ def test_packages_that_are_missing_are_found(tmp_path: Path) -> None:
     assert told.stdout == "no-such-package-anywhere\n"
 
 
+@pytest.mark.parametrize(("there", "told_systemd"), [("", "disable --now redis-server.service\n"), ("redis", ""), ("no systemd", "")])
+def test_a_service_that_came_with_a_package_stays_off_and_one_that_was_there_goes_on(tmp_path: Path, there: str, told_systemd: str) -> None:
+    tools, program, told = tmp_path / "bin", tmp_path / "redis-server", tmp_path / "told"
+    tools.mkdir()
+    told.touch()
+    for name, body in {"apt-get": f'[ "$3" = update ] || touch {program}', "systemctl": f'echo "$*" >> {told}'}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
+    if there == "redis":
+        program.touch()
+    running = tmp_path / "systemd"
+    if there != "no systemd":
+        running.mkdir()
+    services = f"declare -A IDLE_SERVICES=([redis-server]={program} [postgresql]={tmp_path}/never)"
+    code = f". {ROOT}/ops/lib/say.sh; . {ROOT}/ops/lib/packages.sh; {services}; install_packages redis-server"
+    done = bash(code, tmp_path, PATH=f"{tools}:{os.environ['PATH']}", SYSTEMD_RUNNING=str(running))
+    assert done.returncode == 0, done
+    assert told.read_text() == told_systemd
+
+
+def test_python_packages_are_asked_for_only_where_none_can_be_used(tmp_path: Path) -> None:
+    asked = f"{library('python')}; find_python() {{ [ -e {tmp_path}/there ]; }}; python_packages"
+    assert bash(asked, tmp_path).stdout == "python3\npython3-venv\n"
+    (tmp_path / "there").touch()
+    assert bash(asked, tmp_path).stdout == ""
+
+
 def test_an_old_python_is_not_usable(tmp_path: Path) -> None:
     old = tmp_path / "python3"
     old.write_text("#!/bin/sh\nexit 1\n")  # what an interpreter's own version check would say
