@@ -5,6 +5,7 @@ One that is missing, broken at import, of the wrong type or of a newer contract 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -67,17 +68,43 @@ class Drivers:
 def load(host: Host, *, setup: bool = False) -> Drivers:
     """Load, check and probe every installed driver; with ``setup`` also make what they share on the host."""
     drivers = Drivers()
-    for group, contract in CONTRACTS.items():
-        manager = ExtensionManager(
-            f"hostler.{group}",
-            on_load_failure_callback=partial(_failed_to_load, drivers, group),
-        )
-        for extension in sorted(manager, key=lambda found: str(found.name)):
-            _take(drivers, host, group, extension.name, extension.plugin, contract, setup)
+    for group in CONTRACTS:
+        for extension in sorted(extensions(group, partial(_failed_to_load, drivers, group)), key=lambda found: str(found.name)):
+            _take(drivers, host, group, extension.name, extension.plugin, setup)
     return drivers
 
 
-def _take(drivers: Drivers, host: Host, group: str, name: str, plugin: object, contract: Any, setup: bool) -> None:
+def load_classes(host: Host, classes: Iterable[object], *, setup: bool = False) -> Drivers:
+    """The same for driver classes at hand instead of those installed: a lab's, a test's."""
+    drivers = Drivers()
+    for plugin in classes:
+        _take(drivers, host, str(getattr(plugin, "group", "")), str(getattr(plugin, "name", plugin)), plugin, setup)
+    return drivers
+
+
+def extensions(group: str, failed: Callable[[Any, Any, BaseException], None]) -> ExtensionManager:
+    """What is installed for a group, imported. ``failed`` is told of each entry point that cannot be."""
+    return _Extensions(f"hostler.{group}", on_load_failure_callback=failed)
+
+
+class _Extensions(ExtensionManager):
+    """Stevedore lets a failed assertion, and an exit, of a driver's module end the process: here they are failures as others are."""
+
+    def _load_one_plugin(self, ep: Any, *args: Any, **more: Any) -> Any:
+        try:
+            return super()._load_one_plugin(ep, *args, **more)
+        except (AssertionError, SystemExit) as error:
+            raise ImportError(f"its module ended with {type(error).__name__}: {error}") from error
+
+
+def _take(drivers: Drivers, host: Host, group: str, name: str, plugin: object, setup: bool) -> None:
+    contract = CONTRACTS.get(group)
+    if contract is None:
+        _refuse(drivers, group, name, "it is for no group that this platform has")
+        return
+    if name in {fact.name for fact in drivers.facts if fact.group == group}:
+        _refuse(drivers, group, name, "another package brings a driver of that name: remove one of them")
+        return
     if not (isinstance(plugin, type) and issubclass(plugin, Driver) and issubclass(plugin, contract)):
         _refuse(drivers, group, name, f"it is no {contract.__name__} of hostler.contracts")
         return
@@ -89,22 +116,21 @@ def _take(drivers: Drivers, host: Host, group: str, name: str, plugin: object, c
         probe = driver.probe()
         if setup and probe.usable:
             driver.setup()
+        fact = _fact(group, name, driver, probe)
     except Exception as error:  # a stranger's driver must not stop the worker; it is reported
         _not_loaded(drivers, group, name, error)
         return
-    _accept(drivers, group, name, driver, probe)
-
-
-def _accept(drivers: Drivers, group: str, name: str, driver: Driver, probe: Probe) -> None:
-    capabilities = [flag for flag, value in driver.capabilities.model_dump().items() if value]
-    problem = "; ".join(f"{lack.what} ({lack.remedy})" if lack.remedy else lack.what for lack in probe.lacks)
-    drivers.facts.append(
-        DriverFact(group=group, name=name, version=driver.version, capabilities=capabilities, usable=probe.usable, problem=problem)
-    )
+    drivers.facts.append(fact)
     if probe.usable:
         drivers.loaded[group][name] = driver
     else:
-        log.warning("driver not usable here", group=group, driver=name, problem=problem)
+        log.warning("driver not usable here", group=group, driver=name, problem=fact.problem)
+
+
+def _fact(group: str, name: str, driver: Driver, probe: Probe) -> DriverFact:
+    capabilities = [flag for flag, value in driver.capabilities.model_dump().items() if value]
+    problem = "; ".join(f"{lack.what} ({lack.remedy})" if lack.remedy else lack.what for lack in probe.lacks)
+    return DriverFact(group=group, name=name, version=driver.version, capabilities=capabilities, usable=probe.usable, problem=problem)
 
 
 def _failed_to_load(drivers: Drivers, group: str, _manager: Any, entry_point: Any, error: BaseException) -> None:

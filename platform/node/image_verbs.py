@@ -13,7 +13,7 @@ from hostler.core.specs import ImageSpec
 from hostler.node import recipes
 from hostler.node.verbs import Nothing, Payload, Server, Verb, spec_of
 
-#: Storage drivers in which a server tries an image out, best first.
+#: Storage drivers in which a server tries an image out, best first; then whichever it has.
 _TRIAL_ORDER = ("btrfs", "overlay")
 
 
@@ -80,8 +80,9 @@ def _learned(driver: Driver, digest: str, size: int, unpacked: int, config: dict
 
 
 def _trial_storage(server: Server) -> Storage:
-    for name in _TRIAL_ORDER:
-        if name in server.drivers.loaded["storage"]:
+    usable = server.drivers.loaded["storage"]
+    for name in (*_TRIAL_ORDER, *sorted(usable)):
+        if name in usable:
             return server.drivers.storage(name)
     raise Unsupported("this server has no usable storage driver", hint="hostler doctor on the server tells why", code="no_driver")
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from hostler.broker import Broker
+from hostler.contracts.driver import Host
 from hostler.core.messages import Heartbeat, Hello
 from hostler.core.names import new_id
 from hostler.node import container_verbs, drivers, image_verbs, watch
 from hostler.node.archives import Archives
+from hostler.node.drivers import Drivers
 from hostler.node.facts import facts, memory_info, pool_space
 from hostler.node.here import this_host
 from hostler.node.journal import Journal
 from hostler.node.runner import Runner
 from hostler.node.verbs import Server, Verb
 from hostler.settings import NodeSettings
+
+#: What a server loads unless it is told otherwise: every installed driver, set up.
+_INSTALLED = partial(drivers.load, setup=True)
 
 
 def all_verbs() -> dict[str, Verb]:
@@ -26,12 +33,12 @@ def all_verbs() -> dict[str, Verb]:
 class NodeSide:
     """One per node worker process."""
 
-    def __init__(self, settings: NodeSettings) -> None:
+    def __init__(self, settings: NodeSettings, load: Callable[[Host], Drivers] = _INSTALLED) -> None:
         self.settings = settings
         self.instance = new_id()
         settings.node_state.mkdir(parents=True, exist_ok=True, mode=0o700)
         host = this_host(settings)
-        self.drivers = drivers.load(host, setup=True)
+        self.drivers = load(host)
         archives = Archives(settings.node_state / "scratch", self.drivers.images)
         archives.clean()
         self.server = Server(

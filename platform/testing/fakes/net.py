@@ -1,0 +1,98 @@
+"""Fake network: a link is a folder that says what a real one would be."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any, ClassVar
+
+from hostler.contracts.driver import Host, Item, Probe
+from hostler.contracts.net import LinkCounters, Net, NetCapabilities
+from hostler.core.errors import HostFailure, NotFound
+from hostler.core.specs import FirewallRule, Link
+from hostler.testing.fakes.shelf import Shelf
+from hostler.testing.faults import Faults
+
+
+class FakeNet(Net):
+    """Driver ``fake``."""
+
+    name: ClassVar[str] = "fake"
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self.faults = Faults(host.state_dir)
+        self._links = Shelf(self.folder / "links", "link")
+
+    @property
+    def capabilities(self) -> NetCapabilities:
+        return NetCapabilities.model_validate(dict.fromkeys(NetCapabilities.model_fields, True))
+
+    def probe(self) -> Probe:
+        return Probe(offers=["plain folders"])
+
+    def inventory(self) -> list[Item]:
+        return self._links.inventory()
+
+    def teardown(self) -> None:
+        if self.folder.is_dir():
+            shutil.rmtree(self.folder)
+
+    def attach(self, container: str, link: Link, pid: int) -> None:
+        self.faults.passing("net.attach")
+        if pid <= 0:
+            raise HostFailure(f"there is no process {pid}", hint="its sandbox ended", code="no_process")
+        with self._links.alone(container):
+            former = self._links.read(container) if container in self._links else {"links": {}}
+            record = former | {"held": False, "counters": LinkCounters().model_dump()}
+            record["links"] = record["links"] | {link.name: {"link": link.model_dump(mode="json"), "pid": pid}}
+            with self._links.made(container) as folder:
+                self._links.write(container, record, folder)
+                self.faults.passing("net.attach:done")
+
+    def detach(self, container: str) -> None:
+        self.faults.passing("net.detach")
+        with self._links.alone(container):
+            self._links.drop(container)
+
+    def shape(self, container: str, rate_in: int | None, rate_out: int | None) -> None:
+        self.faults.passing("net.shape")
+        self._change(container, {"rate_in": rate_in, "rate_out": rate_out})
+
+    def counters(self, container: str) -> LinkCounters:
+        return LinkCounters.model_validate(self._record(container)["counters"])
+
+    def set_firewall(self, container: str, rules: tuple[FirewallRule, ...]) -> None:
+        self.faults.passing("net.set_firewall")
+        self._change(container, {"firewall": [rule.model_dump(mode="json") for rule in rules]})
+
+    def hold(self, container: str) -> None:
+        self.faults.passing("net.hold")
+        with self._links.alone(container):
+            self._links.write(container, self._record(container) | {"held": True})
+
+    def release(self, container: str) -> None:
+        self.faults.passing("net.release")
+        with self._links.alone(container):
+            self._links.write(container, self._record(container) | {"held": False})
+
+    def links_of(self, container: str) -> dict[str, Link]:
+        """The container's links by name."""
+        return {name: Link.model_validate(row["link"]) for name, row in self._record(container)["links"].items()}
+
+    def carry(self, container: str, counters: LinkCounters) -> None:
+        """Say what went over the links; a held one carries nothing."""
+        with self._links.alone(container):
+            record = self._record(container)
+            if not record["held"]:
+                self._links.write(container, record | {"counters": counters.model_dump()})
+
+    def _change(self, container: str, change: dict[str, Any]) -> None:
+        with self._links.alone(container):
+            record = self._record(container)
+            links = {name: row | {"link": row["link"] | change} for name, row in record["links"].items()}
+            self._links.write(container, record | {"links": links})
+
+    def _record(self, container: str) -> dict[str, Any]:
+        if container not in self._links:
+            raise NotFound(f"container {container} has no link here", hint="attach it first", code="no_link")
+        return self._links.read(container)
