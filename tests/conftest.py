@@ -19,6 +19,11 @@ from hostler.store.migrate import upgrade
 #: The time that a service which a test started may take to answer, in seconds.
 PATIENCE = 30.0
 
+# Block I/O limits, page cache and disk usage need a real disk below tmp_path, and /tmp is a tmpfs on Debian 13. This is pytest's own
+# setting, read when the first test asks for a folder.
+if "TMPDIR" not in os.environ:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/var/tmp")
+
 
 @pytest.fixture(scope="session")
 def short_tmp() -> Iterator[Path]:
