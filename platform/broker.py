@@ -26,8 +26,6 @@ from hostler.settings import PlatformSettings
 CONTROL_QUEUE = "control"
 #: Seconds that a question to a server waits for its answer.
 ASK_TIMEOUT = 10.0
-#: Seconds after which a step's message that nobody took is thrown away; its lease has run out long before.
-_STEP_EXPIRY = 120
 _NOT_REACHED = "the message broker cannot be reached"
 
 
@@ -104,8 +102,8 @@ class Broker:
     # --- to servers ---
 
     def send(self, batch: Batch) -> None:
-        """Give a batch to its server."""
-        self._task("node.batch", node_queue(batch.node), batch.model_dump(mode="json"), expires=_STEP_EXPIRY)
+        """Give a batch to its server; one that is not taken while its lease runs is thrown away."""
+        self._task("node.batch", node_queue(batch.node), batch.model_dump(mode="json"), expires=batch.good_for)
 
     def ping(self, node: str, interval: timedelta) -> None:
         """Ask a server for a heartbeat through its own queue; a late one is worthless."""

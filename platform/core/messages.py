@@ -51,6 +51,8 @@ class Batch(BaseModel):
     exclusive: bool = True
     spec: ContainerSpec | None = None
     """The container that the steps are about."""
+    good_for: float = 15
+    """Seconds in which the server must take it: its claim's lease. Later, the operation may have been given up or claimed anew."""
     steps: list[StepOrder]
 
 

@@ -207,6 +207,7 @@ class Engine:
                 direction=direction,
                 exclusive=op.exclusive,
                 spec=ContainerSpec.model_validate(op.spec) if op.spec else None,
+                good_for=self.kinds[op.kind].lease,
                 steps=orders,
             )
         )
