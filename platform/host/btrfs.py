@@ -99,20 +99,31 @@ def subvolume_id(fd: int) -> int:
     return int(struct.unpack_from("=Q", lookup)[0])
 
 
-def create(parent: int, name: str) -> None:
-    """An empty subvolume in the folder ``parent``. EEXIST when the name is taken."""
-    control(parent, request(_WRITE, 24, 4096), _arguments(name))  # BTRFS_IOC_SUBVOL_CREATE_V2
+def create(parent: int, name: str, *, group: int | None = None) -> None:
+    """An empty subvolume in the folder ``parent``, member of quota group ``group`` from its first moment. EEXIST when
+    the name is taken."""
+    inherit = _inherit(group)
+    control(parent, request(_WRITE, 24, 4096), _arguments(name, inherit=inherit))  # BTRFS_IOC_SUBVOL_CREATE_V2
 
 
 def snapshot(source: int, parent: int, name: str, *, group: int | None = None) -> None:
     """A writable snapshot of the subvolume ``source``, in the folder ``parent``, member of quota group ``group`` from its
     first moment. It is on disk when this returns. EEXIST when the name is taken."""
-    inherit = ctypes.create_string_buffer(_INHERIT.pack(0, 1, *[0] * 7, group or 0), _INHERIT.size)
-    if group is None:
-        arguments = _arguments(name, fd=source)
-    else:
-        arguments = _arguments(name, fd=source, flags=_WITH_QGROUP, union=(_INHERIT.size, ctypes.addressof(inherit), 0, 0))
+    inherit = _inherit(group)
+    arguments = _arguments(name, fd=source, inherit=inherit)
     control(parent, request(_WRITE, 23, 4096), arguments)  # BTRFS_IOC_SNAP_CREATE_V2
+
+
+def send(source: int, pipe: int, parent: int | None = None) -> None:
+    """Write the read-only subvolume ``source`` as a stream (version 1) to a pipe's descriptor: all of it, or what is other
+    than in the read-only subvolume of id ``parent``. Returns when all is written; EPIPE when the reader goes.
+
+    https://btrfs.readthedocs.io/en/latest/dev/dev-send-stream.html
+    """
+    sources = (ctypes.c_uint64 * 1)(parent or 0)
+    where = ctypes.addressof(sources) if parent else 0
+    packed = struct.pack("=qQQQQI28x", pipe, 1 if parent else 0, where, parent or 0, 0, 0)
+    control(source, request(_WRITE, 38, len(packed)), ctypes.create_string_buffer(packed, len(packed)))  # BTRFS_IOC_SEND
 
 
 def set_read_only(fd: int, value: bool) -> None:
@@ -242,11 +253,19 @@ def _search_page(fd: int, tree: int, first: tuple[int, int, int], last: tuple[in
     return items
 
 
+def _inherit(group: int | None) -> ctypes.Array[ctypes.c_char] | None:
+    """``struct btrfs_qgroup_inherit``, to be a member of ``group``."""
+    return None if group is None else ctypes.create_string_buffer(_INHERIT.pack(0, 1, *[0] * 7, group), _INHERIT.size)
+
+
 def _arguments(
-    name: str, *, fd: int = 0, flags: int = 0, union: tuple[int, int, int, int] = (0, 0, 0, 0)
+    name: str, *, fd: int = 0, flags: int = 0, inherit: ctypes.Array[ctypes.c_char] | None = None
 ) -> ctypes.Array[ctypes.c_char]:
-    """``struct btrfs_ioctl_vol_args_v2``"""
+    """``struct btrfs_ioctl_vol_args_v2``. ``inherit`` must live as long as this is used."""
     plain = os.fsencode(name)
     if b"/" in plain or b"\0" in plain or len(plain) > _NAME_MAX:
         raise OSError(errno.EINVAL, "not a single path component", name)
+    union = (0, 0, 0, 0)
+    if inherit is not None:
+        flags, union = flags | _WITH_QGROUP, (_INHERIT.size, ctypes.addressof(inherit), 0, 0)
     return ctypes.create_string_buffer(struct.pack("=qQQ4Q", fd, 0, flags, *union) + plain, 4096)

@@ -23,6 +23,8 @@ _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _SET_STRING, _CREATE = 1, 6
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
+#: What reading about a process says that has ended; EINVAL is its mountinfo once it is a zombie.
+_ENDED = frozenset({errno.ENOENT, errno.ESRCH, errno.EINVAL})
 
 
 class Flags(IntFlag):
@@ -119,6 +121,42 @@ def unmount(point: Path, *, lazy: bool = False) -> None:
                 )
             if number != errno.EINVAL:  # EINVAL: another thread has unmounted it
                 raise _failed(number, f"unmount {point}")
+
+
+def users_of(device: tuple[int, int], root: str | None = None) -> list[int]:
+    """Processes in whose mount namespaces a file system is mounted: any folder of it, or ``root`` and what is below.
+
+    One process for each namespace, our own left out: a container's mounts are in its own. Reads one file for each.
+    """
+    seen, found = {os.readlink("/proc/self/ns/mnt")}, []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            namespace = _namespace_of(entry)
+            if namespace in seen:
+                continue
+            mounted = mountinfo.read(Path(f"/proc/{entry}/mountinfo"))
+        except OSError as error:
+            if error.errno in _ENDED:
+                continue
+            raise
+        seen.add(namespace)
+        if any(mount.device == device and (root is None or _within(mount.root, root)) for mount in mounted):
+            found.append(int(entry))
+    return found
+
+
+def _namespace_of(process: str) -> str:
+    """A process with capabilities that we lack does not show its namespaces, but its mounts: it counts as one of its own."""
+    try:
+        return os.readlink(f"/proc/{process}/ns/mnt")
+    except PermissionError:
+        return process
+
+
+def _within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _failed(number: int, doing: str) -> HostFailure:

@@ -100,9 +100,12 @@ def remove(fd: int, group: int) -> bool:
 
 
 def reap(fd: int, group: int) -> bool:
-    """Remove a group with those of its members whose subvolumes are gone; False when one is not, yet."""
+    """Remove a group with those of its members whose subvolumes are gone; False when one is not, yet.
+
+    With simple quotas a subvolume that is gone is charged on for what snapshots of it still hold: its group stays then.
+    """
     for member in members(fd, group):
-        if not btrfs.exists(fd, member):
+        if not btrfs.exists(fd, member) and not _charged(fd, member):
             remove(fd, member)
     if group >> 48 == 0 and btrfs.exists(fd, group):
         return False
@@ -131,6 +134,14 @@ def charge(fd: int, group: int, mode: Mode) -> Charge:
         used=_number(folder / kind) + _number(folder / "rsv_data"),
         limit=_number(folder / f"max_{kind}") if limited else None,
     )
+
+
+def _charged(fd: int, subvolume: int) -> bool:
+    """Whether anything counts for the group of one subvolume; False when there is no such group."""
+    try:
+        return _number(_SYS / btrfs.fsid(fd) / "qgroups" / f"0_{subvolume}" / "referenced") > 0
+    except FileNotFoundError:
+        return False
 
 
 def parents(fd: int, subvolume: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Where a storage driver keeps things in its pool, and what may be their names.
 
-``POOL/hostler-INSTALLATION-NODE/images/IMAGE``, ``…/volumes/VOLUME``. A name beginning with a dot is a draft or a
+``POOL/hostler-INSTALLATION-NODE/images/IMAGE``, ``…/volumes/VOLUME``, ``…/snapshots/VOLUME/SNAPSHOT``. A name beginning with a dot is a draft or a
 leftover: never in use unless its lock is held.
 """
 
@@ -54,6 +54,19 @@ class Layout:
         """Folder of volumes."""
         return self.base / "volumes"
 
+    @property
+    def snapshots(self) -> Path:
+        """Folder of folders of snapshots, by volume. Made when there is one."""
+        return self.base / "snapshots"
+
+    def snapshots_of(self, volume: str) -> Path:
+        """Folder of a volume's snapshots. Raises :class:`Invalid` for what is no id."""
+        return self.snapshots / check_id("a volume", volume)
+
+    def snapshot(self, volume: str, snapshot: str) -> Path:
+        """A snapshot's own. Raises :class:`Invalid` for what is no id."""
+        return self.snapshots_of(volume) / check_id("a snapshot", snapshot)
+
     def image(self, image: str) -> Path:
         """An image's own. Raises :class:`Invalid` for what is no id."""
         return self.images / check_id("an image", image)
@@ -70,16 +83,20 @@ class Layout:
 
     def remove(self) -> None:
         """Remove the folders, which are empty; none is a success."""
-        for folder in (self.images, self.volumes, self.base):
+        for folder in (self.snapshots, self.images, self.volumes, self.base):
             if folder.is_dir():
                 folder.rmdir()
 
     def names(self, folder: Path) -> list[str]:
-        """What is in ``images`` or ``volumes``, without drafts."""
+        """What is in ``images``, ``volumes`` or a volume's snapshots, without drafts."""
         return [name for name in _listed(folder) if not name.startswith(_DRAFT)]
 
+    def volumes_with_snapshots(self) -> list[str]:
+        """Volumes that have a folder of snapshots, whether they are there or not."""
+        return _listed(self.snapshots)
+
     def drafts(self, folder: Path) -> list[str]:
-        """Ids of which ``images`` or ``volumes`` holds a draft."""
+        """Ids of which a folder holds a draft."""
         return [name.removeprefix(_DRAFT) for name in _listed(folder) if name.startswith(_DRAFT)]
 
     def inventory(self, thing: str) -> list[Item]:
@@ -88,6 +105,10 @@ class Layout:
         for folder in (self.images, self.volumes):
             items += [Item(kind=thing, name=f"{folder.name}/{name}", owner=name) for name in self.names(folder)]
             items += [Item(kind="draft", name=f"{folder.name}/{draft_of(name)}", owner=name) for name in self.drafts(folder)]
+        for volume in self.volumes_with_snapshots():
+            folder = self.snapshots / volume
+            items += [Item(kind=thing, name=f"snapshots/{volume}/{name}", owner=volume) for name in self.names(folder)]
+            items += [Item(kind="draft", name=f"snapshots/{volume}/{draft_of(name)}", owner=volume) for name in self.drafts(folder)]
         return items
 
 
