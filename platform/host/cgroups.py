@@ -135,18 +135,19 @@ def kill_all(folder: Path, timeout: float = 10, *, stop_forks: bool = True) -> N
     """SIGKILL all in ``folder`` and below until none is left, at most ``timeout`` seconds.
 
     With ``stop_forks`` new forks are stopped first (``cgroup.kill`` of version 2, ``pids.max`` of version 1's pids hierarchy,
-    which stays 0), so that a fork bomb cannot win. Raises :class:`HostFailure` naming what does not die.
+    which stays 0), so that a fork bomb cannot win. What is frozen there in version 1 is let go once it has been killed. Raises :class:`HostFailure` naming what does not die.
     """
     if not folder.is_dir():
         return
     if stop_forks:
-        _stop_forks(folder)
+        stop_forks_in(folder)
     deadline = time.monotonic() + timeout
     pause = 0.0005
     while pids := processes(folder):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        _let_die(folder)
         if time.monotonic() > deadline:
             raise HostFailure(
                 f"processes {', '.join(map(str, pids[:10]))} survive SIGKILL for {timeout:g} s",
@@ -157,7 +158,15 @@ def kill_all(folder: Path, timeout: float = 10, *, stop_forks: bool = True) -> N
         pause = min(pause * 2, 0.02)
 
 
-def _stop_forks(folder: Path) -> None:
+def _let_die(folder: Path) -> None:
+    state = folder / "freezer.state"
+    with contextlib.suppress(FileNotFoundError):
+        if state.read_text() != "THAWED\n":
+            write(folder, state.name, "THAWED")
+
+
+def stop_forks_in(folder: Path) -> None:
+    """Let nothing in ``folder`` and below fork any more: as the first step of :func:`kill_all`."""
     for file, value in (("cgroup.kill", "1"), ("pids.max", "0")):
         if (folder / file).exists():
             with contextlib.suppress(FileNotFoundError):

@@ -38,6 +38,8 @@ class InitRecord(BaseModel):
     started_at: int
     cgroups: dict[str, str] = {}
     """Hierarchy → the container's cgroup folder (``contracts.limits.Cgroup.parents``)."""
+    driver: str = "runc"
+    """Name of the ns driver that made it; records of the time when there was one only do not say."""
 
     @property
     def identity(self) -> Identity:

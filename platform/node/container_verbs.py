@@ -125,15 +125,21 @@ def sandbox_start(server: Server, batch: Batch, _: Nothing) -> None:
     server.nudge(spec.id)
 
 
+_ALIVE = ("running", "frozen")
+
+
 def sandbox_stop(server: Server, batch: Batch, payload: GracePayload) -> dict[str, Any]:
-    """Ask init to end; after the grace it is killed by :func:`sandbox_delete`."""
+    """Ask init to end, thawing it for that; after the grace it is killed by :func:`sandbox_delete`."""
     spec = spec_of(batch)
     ns = server.drivers.ns(spec.drivers.ns)
-    if payload.grace > 0 and ns.inspect(spec.id).state == "running":
+    state = ns.inspect(spec.id).state
+    if payload.grace > 0 and state in _ALIVE:
         guest.expect_exit(server.host, spec.id)
         ns.signal(spec.id, _signal_number(spec.process.stop_signal))
+        if state == "frozen":
+            ns.thaw(spec.id)
         ns.wait(spec.id, payload.grace)
-    obeyed = ns.inspect(spec.id).state != "running"
+    obeyed = ns.inspect(spec.id).state not in _ALIVE
     return {"obeyed": obeyed}
 
 

@@ -131,7 +131,9 @@ class Cgroup1(LimitsDriver):
 
     def remove(self, container: str) -> None:
         folders = {key: base / container for key, base in self._bases().items()}
-        for key in ("pids", *(other for other in folders if other != "pids")):
+        if folders["pids"].is_dir():
+            cgroups.stop_forks_in(folders["pids"])
+        for key in ("freezer", *(other for other in folders if other != "freezer")):  # what is frozen cannot die
             cgroups.kill_all(folders[key])
         for folder in folders.values():
             cgroups.remove(folder)

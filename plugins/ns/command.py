@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,26 @@ from hostler_plugins.ns.capture import Capture
 
 _INIT_FAILED = b"hostler-init: "
 _NOT_STARTED = (126, 127)
+#: Words of runc and crun for a container that has ended meanwhile.
+_GONE = ("stopped container", "does not exist", "is not running", "No such process")
+
+
+@dataclass(frozen=True)
+class Exec:
+    """How a runtime is called: the ``words`` up to its global options, and the ``options`` of its verb exec."""
+
+    words: list[str]
+    options: list[str]
 
 
 @dataclass(frozen=True)
 class Command:
-    """Where and with what commands of one container are run. ``folder`` takes short-lived files."""
+    """Where and with what commands of one container are run. ``folder`` takes short-lived files.
 
-    runtime: tuple[str, ...]
+    ``words`` gives the call that runs something in a sub-cgroup.
+    """
+
+    words: Callable[[Path], Exec]
     container: str
     folder: Path
     cgroups: dict[str, Path]
@@ -44,16 +58,16 @@ class Command:
             files.mkdir(mode=0o700)
             group.mkdir()
             (files / "process.json").write_text(json.dumps(process))
-            place = f"{key}:{name}" if key == "pids" else name
-            return self._run(files, place, group, command)
+            return self._run(files, group, command)
         except FileNotFoundError as error:
             raise Conflict(f"container {self.container} has just been removed", code="wrong_state") from error
         finally:
             _clear(group)
             shutil.rmtree(files, ignore_errors=True)
 
-    def _run(self, files: Path, place: str, group: Path, command: ExecSpec) -> ExecResult:
-        words = [*self.runtime, "--log", str(files / "log"), "exec", "--cgroup", place]
+    def _run(self, files: Path, group: Path, command: ExecSpec) -> ExecResult:
+        call = self.words(group)
+        words = [*call.words, "--log", str(files / "log"), "--log-format", "json", "exec", *call.options]
         words += ["--process", str(files / "process.json"), self.container]
         began = time.monotonic()
         result: Result | None = None
@@ -81,13 +95,23 @@ class Command:
         if status in _NOT_STARTED and stderr.startswith(_INIT_FAILED):
             words = stderr.removeprefix(_INIT_FAILED).decode("utf-8", "replace").strip()
             raise Invalid(f"the command was not started: {words}", hint="look at its spelling, user and folder", code="not_started")
-        words = log.read_text(errors="replace").strip() if log.exists() else ""
-        if "level=error" not in words:
+        words = messages(log)
+        if not words:
             return
-        if "stopped container" in words or "does not exist" in words:
+        if any(end in words for end in _GONE):
             raise Conflict(f"container {self.container} has just stopped", hint="start it first", code="wrong_state")
         raise HostFailure(f"the runtime could not run the command: {words[-400:]}", code="runtime_failed",
                           hint="the container's processes or memory limit may be used up")
+
+
+def messages(log: Path) -> str:
+    """The errors in a runtime's log of one JSON object a line; empty without any."""
+    found = []
+    for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
+        entry = json.loads(line) if line.startswith("{") else {"level": "error", "msg": line}
+        if entry.get("level") in ("error", "fatal"):
+            found.append(str(entry.get("msg", "")))
+    return " ".join(found)
 
 
 def _clear(group: Path) -> None:

@@ -1,5 +1,5 @@
 """The node of the ns drivers' tests is used here too."""
 
-from tests.plugins.ns.conftest import libexec, rootfs, world
+from tests.plugins.ns.conftest import driver, libexec, rootfs, world
 
-__all__ = ["libexec", "rootfs", "world"]
+__all__ = ["driver", "libexec", "rootfs", "world"]

@@ -1,11 +1,12 @@
 /*
  * hostler-launch: make a container's root file system in a private mount namespace, then become the OCI runtime.
+ * Without a root to make it only puts the runtime into cgroups and hides mounts from it.
  *
  *   hostler-launch OPTION... -- RUNTIME ARG...
- *     --scratch DIR               an existing folder; a tmpfs is mounted there, and everything else below it
+ *     --scratch DIR               an existing folder; a tmpfs is mounted there, and every root below it
  *     --ids BASE COUNT            host ids BASE.. are 0.. on the volumes
  *     --join DIR                  put this process into the cgroup DIR first
- *     --hide DIR                  unmount DIR
+ *     --hide DIR                  unmount DIR; one that is no mount is hidden already
  *     --idmap SOURCE TARGET       bind SOURCE to TARGET with the ids shifted
  *     --overlay LOWER UPPER WORK TARGET    LOWER may be several, separated by colons
  * TARGET, LOWER, UPPER and WORK are relative to the scratch folder. Mounts are made in the order given.
@@ -43,6 +44,7 @@ enum { OLD_NOSUID = 2, OLD_NODEV = 4, OLD_REC = 16384, OLD_SLAVE = 1 << 19, LAZY
 static const char *scratch;
 static int user_namespace = -1;
 static uid_t root_id;
+static int own_mounts, needs_scratch;
 
 static _Noreturn void fail(const char *what, const char *which)
 {
@@ -122,12 +124,16 @@ static void make_target(const char *target)
 		fail("make the folder", target);
 }
 
-static void enter_scratch(void)
+static void leave_mounts(void)
 {
 	if (unshare(CLONE_NEWNS))
 		fail("make", "a mount namespace");
 	if (mount(NULL, "/", NULL, OLD_REC | OLD_SLAVE, NULL))
 		fail("make private", "/");
+}
+
+static void enter_scratch(void)
+{
 	if (mount("hostler", scratch, "tmpfs", OLD_NOSUID | OLD_NODEV, "mode=0755,size=64k"))
 		fail("mount a tmpfs on", scratch);
 	if (chdir(scratch))
@@ -212,9 +218,13 @@ static void step(int pass, char **option)
 		scratch = option[1];
 	else if (pass == 0 && strcmp(*option, "--join") == 0)
 		join(option[1]);
+	else if (pass == 0 && strcmp(*option, "--hide") == 0)
+		own_mounts = 1;
+	else if (pass == 0 && (strcmp(*option, "--idmap") == 0 || strcmp(*option, "--overlay") == 0))
+		needs_scratch = 1;
 	else if (pass == 0 && strcmp(*option, "--ids") == 0)
 		make_user_namespace(option[1], option[2]);
-	else if (pass == 1 && strcmp(*option, "--hide") == 0 && umount2(option[1], LAZY))
+	else if (pass == 1 && strcmp(*option, "--hide") == 0 && umount2(option[1], LAZY) && errno != EINVAL && errno != ENOENT)
 		fail("unmount", option[1]);
 	else if (pass == 1 && strcmp(*option, "--idmap") == 0)
 		bind_idmapped(option[1], option[2]);
@@ -248,11 +258,13 @@ int main(int argc, char **argv)
 	for (int pass = 0; pass < 2; pass++) {
 		for (int at = 1; at < end; at += words_after(argv[at]) + 1)
 			step(pass, argv + at);
-		if (pass == 0 && !scratch) {
+		if (pass == 0 && needs_scratch && !scratch) {
 			fprintf(stderr, "hostler-launch: --scratch is missing\n");
 			return 2;
 		}
-		if (pass == 0)
+		if (pass == 0 && (scratch || own_mounts))
+			leave_mounts();
+		if (pass == 0 && scratch)
 			enter_scratch();
 	}
 	if (user_namespace >= 0)

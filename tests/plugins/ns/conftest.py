@@ -13,6 +13,9 @@ import pytest
 from hostler.contracts.driver import Host
 from hostler.core.names import new_id
 from hostler.host import cgroups, native
+from hostler_plugins.ns.crun import Crun
+from hostler_plugins.ns.oci import Oci
+from hostler_plugins.ns.runc import Runc
 from tests.plugins.ns.world import World
 
 BUSYBOX = Path("/bin/busybox")
@@ -46,14 +49,23 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(params=[Runc, Crun], ids=["runc", "crun"])
+def driver(request: pytest.FixtureRequest) -> type[Oci]:
+    """Each ns driver in turn."""
+    given: type[Oci] = request.param
+    return given
+
+
 @pytest.fixture
-def world(libexec: Path, rootfs: Path, tmp_path: Path) -> Iterator[World]:
+def world(driver: type[Oci], libexec: Path, rootfs: Path, tmp_path: Path) -> Iterator[World]:
     """A node of its own installation; everything is removed in the end."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     if "memory" not in cgroups.hierarchies():
         pytest.skip("this host has no cgroup v1 memory hierarchy")
-    one = World(Host(installation=new_id(6), node="alpha", state_dir=tmp_path / "state", libexec=libexec), rootfs)
+    if shutil.which(driver.program) is None:
+        pytest.skip(f"{driver.program} is not installed")
+    one = World(Host(installation=new_id(6), node="alpha", state_dir=tmp_path / "state", libexec=libexec), rootfs, driver)
     try:
         one.ns.setup()
         yield one

@@ -1,4 +1,4 @@
-"""A container's life with the runc driver, on the real kernel."""
+"""A container's life with every ns driver, on the real kernel."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from hostler.core.limits import Limits
 from hostler.core.specs import ExecSpec
 from hostler.host import cgroups, guest, mountinfo
 from hostler.host.pidfd import Identity
-from hostler_plugins.ns.runc import Runc
 from tests.plugins.ns.world import World
 
 pytestmark = pytest.mark.lab
@@ -110,7 +109,7 @@ def test_exited_sandbox_is_made_anew(world: World) -> None:
 
 def test_new_driver_object_adopts(world: World) -> None:
     spec = world.up("sleep", "1000")
-    other = Runc(world.host)
+    other = world.driver(world.host)
     seen = other.inspect(spec.id)
     assert seen.state == "running"
     assert seen == world.ns.inspect(spec.id)
@@ -155,13 +154,13 @@ from hostler.contracts.driver import Host
 from hostler.contracts.limits import Cgroup
 from hostler.contracts.storage import RootPlan
 from hostler.core.specs import ContainerSpec
-from hostler_plugins.ns.runc import Runc
-installation, state, libexec, spec, plan, cgroup = sys.argv[1:]
-runc = Runc(Host(installation, "alpha", Path(state), Path(libexec)))
+from importlib import import_module
+module, name, installation, state, libexec, spec, plan, cgroup = sys.argv[1:]
+ns = getattr(import_module(module), name)(Host(installation, "alpha", Path(state), Path(libexec)))
 print("ready", flush=True)
-runc.create(ContainerSpec.model_validate_json(spec), RootPlan.model_validate_json(plan), Cgroup.model_validate_json(cgroup))
+ns.create(ContainerSpec.model_validate_json(spec), RootPlan.model_validate_json(plan), Cgroup.model_validate_json(cgroup))
 """
-    words = [world.host.installation, str(world.host.state_dir), str(world.host.libexec)]
+    words = [world.driver.__module__, world.driver.__name__, world.host.installation, str(world.host.state_dir), str(world.host.libexec)]
     words += [spec.model_dump_json(), plan.model_dump_json(), cgroup.model_dump_json()]
     for delay in (0.002, 0.01, 0.02, 0.03, 0.045):
         worker = subprocess.Popen([sys.executable, "-c", script, *words], stdout=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""A tenant's world small enough for a test: busybox in a folder, limits by cgroups, the runc driver."""
+"""A tenant's world small enough for a test: busybox in a folder, limits by cgroups, an ns driver."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hostler.core.limits import Limits
 from hostler.core.names import new_id
 from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec, IdRange, ImageSpec, Process
 from hostler_plugins.limits.cgroup1 import Cgroup1
+from hostler_plugins.ns.oci import Oci
 from hostler_plugins.ns.runc import Runc
 
 
@@ -34,12 +35,13 @@ class World:
 
     host: Host
     rootfs: Path
-    ns: Runc = field(init=False)
+    driver: type[Oci] = Runc
+    ns: Oci = field(init=False)
     limits: Cgroup1 = field(init=False)
     made: dict[str, ContainerSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.ns = Runc(self.host)
+        self.ns = self.driver(self.host)
         self.limits = Cgroup1(self.host)
 
     def spec(self, *args: str, limits: Limits | None = None, **process: Any) -> ContainerSpec:

@@ -1,0 +1,362 @@
+"""What the drivers of OCI runtimes share: all but how the runtime is called.
+
+The runtime makes the namespaces and confines the processes; that is forked for. All else is read from files and done with pidfds,
+because it is tenfold faster and works on what the runtime knows nothing of (a restored container):
+
+* *start* opens the FIFO ``exec.fifo`` at which the runtime's paused init waits;
+* *delete* kills init by pidfd, with which the kernel ends the whole pid namespace, and removes the runtime's state
+  folder. The cgroups are not touched: they belong to the limits driver;
+* *inspect* compares pid and start time, and asks the freezer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import resource
+import shutil
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from hostler.contracts.driver import Host, Item, Lack, Probe
+from hostler.contracts.limits import Cgroup
+from hostler.contracts.ns import Ns, NsCapabilities, Sandbox
+from hostler.contracts.storage import IdmapMount, OverlayMount, RootPlan
+from hostler.core.errors import Conflict, HostFailure, Invalid, NotFound
+from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec
+from hostler.core.units import format_size
+from hostler.host import cgroups, freezer, guest
+from hostler.host.pidfd import Identity, ended
+from hostler.host.process import run
+from hostler_plugins.ns import bundle
+from hostler_plugins.ns.command import Command, Exec, messages
+
+#: Seconds that the runtime may take to make a container on a very busy server.
+CREATE_TIMEOUT = 60
+#: Seconds in which killed processes must be gone.
+_KILL_TIMEOUT = 10
+#: Seconds that a container's init may take from its start to where it takes signals, which is a millisecond.
+_LISTEN_TIMEOUT = 1
+#: Seconds in which every process must have come to a halt.
+_FREEZE_TIMEOUT = 10
+_NOFILE = 65_536
+
+
+class Oci(Ns):
+    """Contract ``ns`` with an OCI runtime. A driver says the program's name and how it is called."""
+
+    program: ClassVar[str]
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        #: Where the root is mounted: in a private mount namespace only, but runtimes enter this path on the host too.
+        self.scratch = Path("/run") / f"hostler-{host.installation}-{host.node}"
+
+    @property
+    def capabilities(self) -> NsCapabilities:
+        return NsCapabilities(user_namespace=True, seccomp=True, exec=True, freeze=True)
+
+    def probe(self) -> Probe:
+        lacks = []
+        found = shutil.which(self.program)
+        if found is None:
+            lacks.append(Lack(what=f"the program {self.program}", remedy=f"apt-get install {self.program}", blocks=True))
+        for program in ("hostler-init", "hostler-launch"):
+            if not (self.host.libexec / program).exists():
+                remedy = f"python -m hostler.host.native {self.host.libexec}"
+                lacks.append(Lack(what=f"the program {program}", remedy=remedy, blocks=True))
+        for kind in ("pid", "net", "ipc", "uts", "mnt", "user", "cgroup"):
+            if not Path(f"/proc/self/ns/{kind}").exists():
+                lacks.append(Lack(what=f"{kind} namespaces", remedy="use a kernel that has them", blocks=True))
+        if Path("/proc/sys/user/max_user_namespaces").read_text().strip() == "0":
+            lacks.append(Lack(what="user namespaces", remedy="sysctl user.max_user_namespaces=10000", blocks=True))
+        if "Seccomp_filters" not in Path("/proc/self/status").read_text():
+            lacks.append(Lack(what="seccomp filters", remedy="use a kernel with CONFIG_SECCOMP_FILTER", blocks=True))
+        offers = [run([found, "--version"], timeout=5).text.splitlines()[0]] if found else []
+        return Probe(offers=offers, lacks=lacks)
+
+    def inventory(self) -> list[Item]:
+        found = [
+            Item(kind=kind, name=entry.name, owner=entry.name)
+            for kind, folder in (("sandbox", self._bundles), ("runtime state", self._state))
+            if folder.is_dir()
+            for entry in sorted(folder.iterdir())
+        ]
+        folders = self.host.state_dir / "containers"
+        for name in sorted(entry.name for entry in folders.iterdir()) if folders.is_dir() else ():
+            if self._is_foreign(name):
+                continue
+            found.append(Item(kind="folder", name=name, owner=name))
+            record = guest.read_init(self.host, name)
+            if record and record.identity.alive():
+                found.append(Item(kind="process", name=str(record.pid), owner=name))
+        return found
+
+    def setup(self) -> None:
+        for folder in (self._bundles, self._state):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.scratch / "root").mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def teardown(self) -> None:
+        for folder in (self._bundles, self._state, self.folder, self.scratch / "root", self.scratch):
+            if folder.is_dir():
+                folder.rmdir()
+
+    # -- life
+
+    def create(self, spec: ContainerSpec, root: RootPlan, cgroup: Cgroup) -> Sandbox:
+        seen = self.inspect(spec.id)
+        if seen.state in ("created", "running", "frozen"):
+            return seen
+        if self._is_foreign(spec.id):
+            raise Conflict(f"container {spec.id} is held by another ns driver", hint="delete it there first", code="wrong_driver")
+        self.setup()
+        self._destroy(spec.id)
+        try:
+            return self._create(spec, root, cgroup)
+        except BaseException:
+            self._destroy(spec.id)
+            raise
+
+    def start(self, container: str) -> None:
+        record = self._record(container)
+        if record is None or not record.identity.alive():
+            raise NotFound(f"container {container} has no sandbox to start", hint="create it first")
+        self._open_gate(self._gate(container), record.identity)
+        guest.nudge(self.host, container)
+
+    def inspect(self, container: str) -> Sandbox:
+        record = self._record(container)
+        if record is None:
+            return Sandbox(state="absent")
+        if record.identity.alive():
+            state = "created" if self._gate(container).exists() else "frozen" if freezer.frozen(record.cgroups) else "running"
+            return Sandbox.model_validate({"state": state, "pid": record.pid, "started_at": record.started_at})
+        gone = guest.read_exit(self.host, container, record.identity)
+        return Sandbox(state="exited", exit_code=gone.status if gone else None)
+
+    def signal(self, container: str, signal: int) -> None:
+        record = self._record(container)
+        if record is not None:
+            if not self._gate(container).exists():
+                _until_it_listens(record.identity, guest.guest_dir(self.host, container) / guest.OUT)
+            record.identity.send(signal)
+
+    def wait(self, container: str, timeout: float) -> Sandbox:
+        record = self._record(container)
+        if record is not None:
+            record.identity.wait(timeout)
+        return self.inspect(container)
+
+    def exec(self, container: str, command: ExecSpec) -> ExecResult:
+        cgroups.expect_moves()
+        record = self._record(container)
+        state = self.inspect(container).state
+        if state == "frozen":
+            raise Conflict(f"container {container} is frozen: nothing in it can run", hint="thaw it first", code="wrong_state")
+        if record is None or state != "running":
+            raise Conflict(f"container {container} is not running", hint="start it first", code="wrong_state")
+        template = json.loads((self._bundles / container / "config.json").read_text())["process"]
+        folders = {key: Path(folder) for key, folder in record.cgroups.items()}
+        return Command(
+            words=lambda group: self._exec_words(container, folders, group),
+            container=container,
+            folder=self._bundles / container,
+            cgroups=folders,
+        ).run(bundle.exec_process(template, command), command)
+
+    def freeze(self, container: str) -> None:
+        state = self.inspect(container).state
+        if state == "frozen":
+            return
+        record = self._record(container)
+        if record is None or state != "running":
+            raise Conflict(f"container {container} is not running", hint="only a running one can be frozen", code="wrong_state")
+        freezer.freeze(record.cgroups, _FREEZE_TIMEOUT)
+
+    def thaw(self, container: str) -> None:
+        record = self._record(container)
+        if record is not None:
+            freezer.thaw(record.cgroups)
+
+    def delete(self, container: str) -> None:
+        if self._is_foreign(container):
+            return
+        guest.expect_exit(self.host, container)
+        self._destroy(container)
+        guest.nudge(self.host, container)
+
+    def forget(self, container: str) -> None:
+        if self._is_foreign(container):
+            return
+        self.delete(container)
+        _remove_shared(self.host.container_dir(container))
+        guest.nudge(self.host, container)
+
+    # -- what a runtime's driver says
+
+    @abstractmethod
+    def _create_words(self, cgroup: Cgroup, root: list[str]) -> list[str]:
+        """The command line up to the runtime's global options; ``root`` are the options of hostler-launch that make the root."""
+
+    @abstractmethod
+    def _exec_words(self, container: str, folders: Mapping[str, Path], group: Path) -> Exec:
+        """How a command is started in the cgroup ``group``, a child of one of the container's ``folders``."""
+
+    @abstractmethod
+    def _open_gate(self, gate: Path, init: Identity) -> None:
+        """Let a created init run; it runs already when ``gate`` is gone. Raises :class:`HostFailure` when it ends instead."""
+
+    @abstractmethod
+    def _hold_devices(self, cgroup: Cgroup) -> None:
+        """Before init runs: allow the container what :mod:`bundle` lists and no other device, as far as the runtime did not."""
+
+    # -- how
+
+    @property
+    def _state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def _bundles(self) -> Path:
+        return self.folder / "bundles"
+
+    @property
+    def _launch(self) -> str:
+        return str(self.host.libexec / "hostler-launch")
+
+    def _gate(self, container: str) -> Path:
+        return self._state / container / "exec.fifo"
+
+    def _record(self, container: str) -> guest.InitRecord | None:
+        """The init, if it is one of this driver's."""
+        record = guest.read_init(self.host, container)
+        return record if record is not None and record.driver == self.name else None
+
+    def _is_foreign(self, container: str) -> bool:
+        record = guest.read_init(self.host, container)
+        return record is not None and record.driver != self.name
+
+    def _create(self, spec: ContainerSpec, root: RootPlan, cgroup: Cgroup) -> Sandbox:
+        folder = self._bundles / spec.id
+        folder.mkdir(mode=0o700)
+        (folder / "cgroup.json").write_text(cgroup.model_dump_json())
+        inside = guest.make_guest(self.host, spec.id, spec.ids.base, bundle.guest_files(spec))
+        guest.unexpect_exit(self.host, spec.id)
+        config = bundle.config(
+            spec,
+            root=self.scratch / "root",
+            guest=inside,
+            init=self.host.libexec / "hostler-init",
+            cgroups_path=cgroup.path,
+            nofile=min(_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
+        )
+        (folder / "config.json").write_text(json.dumps(config))
+        self._run_create(spec, root, cgroup, folder)
+        init = Identity.of(int((folder / "pid").read_text()))
+        if init is None:
+            raise HostFailure("the container's init ended before it was started", hint=_last_words(folder))
+        self._hold_devices(cgroup)
+        record = guest.InitRecord(pid=init.pid, started_at=init.started_at, cgroups=cgroup.parents, driver=self.name)
+        guest.write_init(self.host, spec.id, record)
+        guest.nudge(self.host, spec.id)
+        return Sandbox(state="created", pid=init.pid, started_at=init.started_at)
+
+    def _run_create(self, spec: ContainerSpec, root: RootPlan, cgroup: Cgroup, folder: Path) -> None:
+        made = ["--scratch", str(self.scratch), "--ids", str(spec.ids.base), str(spec.ids.count), *_mounts(root)]
+        words = [*self._create_words(cgroup, made), "--log", str(folder / "log"), "--log-format", "json"]
+        words += ["create", "--bundle", str(folder), "--pid-file", str(folder / "pid"), spec.id]
+        # The paused init holds these two until it runs, so they are no pipes that somebody must wait for.
+        with (folder / "stderr").open("wb") as stderr, open(os.devnull, "wb") as stdout:
+            result = run(words, timeout=CREATE_TIMEOUT, check=False, stdout=stdout, stderr=stderr)
+        if result.returncode != 0:
+            raise _creation_failure(spec, cgroup, _last_words(folder))
+
+    def _destroy(self, container: str) -> None:
+        """Kill and remove all that there may be of a sandbox, in whatever state a crash has left it."""
+        record = self._record(container)
+        if record is not None:
+            _kill(record)
+        left = self._bundles / container / "cgroup.json"
+        if left.exists():
+            parents = Cgroup.model_validate_json(left.read_text()).parents
+            for path in sorted(parents.values(), key=lambda folder: folder != parents.get(freezer.FREEZER)):  # what is frozen cannot die
+                cgroups.kill_all(Path(path), _KILL_TIMEOUT, stop_forks=False)
+        for folder in (self._state / container, self._bundles / container):
+            if folder.exists():
+                shutil.rmtree(folder)
+        guest.remove_guest(self.host, container)
+        guest.remove_init(self.host, container)
+
+
+def _remove_shared(folder: Path) -> None:
+    """Remove a folder in which the watch may just be writing its last word."""
+    for _ in range(20):
+        if not folder.exists():
+            return
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
+            time.sleep(0.005)
+    raise HostFailure(f"cannot remove {folder}: something goes on writing to it", hint="see with lsof what it is")
+
+
+def _kill(record: guest.InitRecord) -> None:
+    with record.identity.opened() as handle:
+        if handle is None:
+            return
+        record.identity.send(9)
+        freezer.thaw(record.cgroups)  # version 1 keeps even what is killed; now nothing of it runs again
+        if not ended(handle, _KILL_TIMEOUT):
+            raise HostFailure(
+                f"process {record.pid} survives SIGKILL for {_KILL_TIMEOUT} s", code="process_stuck",
+                hint="it waits in the kernel, most likely for a disk: see /proc/<pid>/stack on the server",
+            )
+
+
+def _until_it_listens(init: Identity, out: Path) -> None:
+    """Wait until hostler-init takes signals, which it does before it opens its output; at most a second.
+
+    The kernel throws a signal away that comes to the first process of a pid namespace before it has a handler for it: a stop
+    right after a start would wait for all of its grace.
+    """
+    deadline = time.monotonic() + _LISTEN_TIMEOUT
+    while init.alive() and time.monotonic() < deadline:
+        with contextlib.suppress(FileNotFoundError):  # nothing is open yet, or it has just ended
+            if os.path.samestat(os.stat(f"/proc/{init.pid}/fd/1"), out.stat()):
+                return
+        time.sleep(0.0005)
+
+
+def _mounts(root: RootPlan) -> list[str]:
+    words: list[str] = []
+    for mount in root.mounts:
+        match mount:
+            case IdmapMount():
+                words += ["--idmap", str(mount.source), mount.target]
+            case OverlayMount():
+                words += ["--overlay", ":".join(mount.lower), mount.upper, mount.work, mount.target]
+    return words
+
+
+def _last_words(folder: Path) -> str:
+    """What the runtime said last, wherever it said it."""
+    said = " ".join((folder / "stderr").read_text(errors="replace").split()) if (folder / "stderr").exists() else ""
+    return said[-600:] or messages(folder / "log")[-600:]
+
+
+def _creation_failure(spec: ContainerSpec, cgroup: Cgroup, words: str) -> HostFailure | Invalid:
+    if spec.limits.memory is not None and ("OOM-killed" in words or cgroups.oom_kills(cgroup.parents)):
+        return Invalid(
+            f"a memory limit of {format_size(spec.limits.memory)} is too small for a container to start",
+            hint="give it more memory: 16M is enough for a shell", code="memory_too_small",
+        )
+    return HostFailure(f"the container's sandbox could not be made: {words or 'no message'}", code="runtime_failed",
+                       hint="run `hostler doctor` on this server: it lists what is missing")
