@@ -34,6 +34,7 @@ class Runner:
         self._answer = answer
         self._locks: dict[str, tuple[threading.Lock, int]] = {}
         self._locks_guard = threading.Lock()
+        self._steps: set[tuple[str, int]] = set()
         self._working: dict[int, Report] = {}
         self._wake = threading.Event()
         threading.Thread(target=self._keep_leases, name="leases", daemon=True).start()
@@ -59,7 +60,11 @@ class Runner:
                     report.outcomes.append(StepOutcome(index=batch.steps[0].index, error=ErrorReport.of(_journal_broken(error))))
                     return report
             for order in batch.steps:
-                outcome = self._step(batch, order)
+                with self._once(batch, order) as first:
+                    if not first:
+                        busy = Stale("this runs here at this moment, for an earlier claim", hint="ask again: its outcome is told when it has ended")
+                        return report.model_copy(update={"refused": ErrorReport.of(busy)})
+                    outcome = self._step(batch, order)
                 report.outcomes.append(outcome)
                 if outcome.error is not None and batch.direction == Direction.FORWARD:
                     break
@@ -91,6 +96,20 @@ class Runner:
         if begun_by is not None and not verb.repeatable:
             raise Unavailable("the worker was restarted in the middle of this", hint="look at what it did, then ask again", code="interrupted")
         return verb
+
+    @contextmanager
+    def _once(self, batch: Batch, order: StepOrder) -> Iterator[bool]:
+        """Whether this very step is not at work already. Exclusive batches wait for each other; a command that takes longer than
+        the news of it was lost is asked for again while it runs."""
+        key = (batch.operation, order.index)
+        with self._locks_guard:
+            first = key not in self._steps
+            self._steps.add(key)
+        try:
+            yield first
+        finally:
+            if first:
+                self._steps.discard(key)
 
     @contextmanager
     def _alone(self, batch: Batch) -> Iterator[None]:

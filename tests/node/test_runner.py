@@ -154,3 +154,22 @@ def test_a_command_that_was_cut_off_is_not_run_again(tmp_path: Path, recorder: R
     fresh.close()
     journal.close()
     assert error is not None and error.code == "interrupted" and recorder.ran == []
+
+
+def test_a_command_that_still_runs_is_neither_run_twice_nor_called_interrupted(runner: Runner, recorder: Recorder) -> None:
+    """Its claim was lost and made anew while it runs; the new claim hears of its end when it asks again."""
+    recorder.pause.clear()
+    first = batch("once").model_copy(update={"exclusive": False})
+    again = first.model_copy(update={"fence": 2})
+    thread = threading.Thread(target=runner.run, args=(first,))
+    thread.start()
+    deadline = time.monotonic() + 5
+    while not recorder.ran and time.monotonic() < deadline:
+        time.sleep(0.01)
+    refused = runner.run(again)
+    assert refused.refused is not None and refused.outcomes == []
+    recorder.pause.set()
+    thread.join()
+    told = runner.run(again.model_copy(update={"fence": 3}))
+    assert told.refused is None and told.outcomes[0].error is None
+    assert recorder.ran == ["once"]
