@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from hostler.core.errors import ErrorReport, HostlerError, Unavailable
@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 #: How long an operation waits for a server that went offline before it gives up.
 PATIENCE = timedelta(seconds=30)
+#: Servers say that they are at work more often than this.
+RENEWAL = timedelta(seconds=4)
 #: A queued operation that was not looked at for so long is looked at again.
 QUEUE_GRAIN = timedelta(seconds=5)
 
@@ -95,6 +97,15 @@ class Engine:
             ids = [op.id for op in lost]
         for operation in ids:
             self.advance(operation)
+
+    def control_restarted(self) -> None:
+        """A control worker has started: reports that its forerunner took along will not come again. What is not heard of within
+        :data:`RENEWAL` is claimed anew, not only when its lease has run out in full."""
+        soon = now() + RENEWAL
+        with self.store.write() as session:
+            session.execute(
+                update(Operation).where(Operation.state.in_(("running", "undoing")), Operation.lease_until > soon).values(lease_until=soon)
+            )
 
     # --- one transaction ---
 

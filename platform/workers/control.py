@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery.signals import beat_init, setup_logging, worker_init
+from celery.signals import beat_init, setup_logging, worker_init, worker_ready
 
 from hostler import log
 from hostler.broker import CONTROL_QUEUE, celery_app
@@ -57,6 +57,11 @@ def _logging(**_: Any) -> None:
 @worker_init.connect
 def _worker_started(**_: Any) -> None:
     side()
+
+
+@worker_ready.connect
+def _worker_ready(**_: Any) -> None:
+    side().engine.control_restarted()
 
 
 @beat_init.connect

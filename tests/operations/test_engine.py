@@ -12,6 +12,7 @@ from hostler.core.errors import Conflict, ErrorReport
 from hostler.core.limits import Limits, LimitsChange
 from hostler.core.messages import Direction, Report, now
 from hostler.core.specs import ExecSpec
+from hostler.operations import engine as engine_module
 from hostler.operations import requests
 from hostler.store.models import Address, Container, Event, Node, Operation
 from tests.operations.world import World
@@ -116,6 +117,21 @@ def test_a_restarted_worker_is_told_again_at_once(world: World) -> None:
     batch = world.sent.pop()
     world.engine.node_restarted(batch.node)
     assert [again.fence for again in world.sent] == [2]
+
+
+def test_a_control_worker_that_starts_waits_a_moment_and_not_a_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    operation = world.create("web")
+    batch = world.sent.pop()
+    world.engine.control_restarted()
+    world.engine.tick()
+    assert world.sent == []
+    monkeypatch.setattr(engine_module, "RENEWAL", timedelta(0))
+    world.engine.control_restarted()
+    world.engine.tick()
+    assert [again.fence for again in world.sent] == [batch.fence + 1]
+    world.engine.control_restarted()
+    world.answer_all()
+    assert world.operation(operation).lease_until is None
 
 
 def test_one_operation_at_a_time_and_the_second_is_told_which_it_waits_for(world: World) -> None:
