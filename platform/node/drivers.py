@@ -82,12 +82,12 @@ def load_classes(host: Host, classes: Iterable[object], *, setup: bool = False) 
     return drivers
 
 
-def extensions(group: str, failed: Callable[[Any, Any, BaseException], None]) -> ExtensionManager:
+def extensions(group: str, failed: Callable[[Any, Any, BaseException], None]) -> ExtensionManager[Any]:
     """What is installed for a group, imported. ``failed`` is told of each entry point that cannot be."""
     return _Extensions(f"hostler.{group}", on_load_failure_callback=failed)
 
 
-class _Extensions(ExtensionManager):
+class _Extensions(ExtensionManager[Any]):
     """Stevedore lets a failed assertion, and an exit, of a driver's module end the process: here they are failures as others are."""
 
     def _load_one_plugin(self, ep: Any, *args: Any, **more: Any) -> Any:
