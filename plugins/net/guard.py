@@ -1,7 +1,7 @@
-"""What tenants may send, as nftables commands. Pure: text in, text out.
+"""What tenants on a bridge may send, as nftables commands. Pure: text in, text out.
 
-One table of family ``bridge``. The rules are few and fixed; all that differs between containers is elements of sets, keyed by
-the name of the link. So a packet costs the same with two containers and with two thousand, and so does adding one.
+One table of family ``bridge``. All that differs between containers is :mod:`.elements`, and behind them the tenants' own
+:mod:`.filters`.
 
 What leaves a container passes when
 * its source MAC and address (of IP, of ARP's sender, of a neighbour advertisement's target) are the container's own;
@@ -18,13 +18,11 @@ An interface with the prefix of ours and no elements may send nothing.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
 
 from hostler.core.specs import Link
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from hostler_plugins.net import filters
+from hostler_plugins.net.elements import HELD, HELD_SET, Element, Network, Place, Scope, link_local
 
 #: The IPv6 destination address (network header, byte 24) and the target of a neighbour message (after 8 bytes of ICMPv6).
 #: Raw, because older versions of nft (Debian 12's) have no name for the latter, and one set serves both.
@@ -40,7 +38,8 @@ _SETS = (
     ("closed6", f"typeof iifname . {_TARGET}; flags interval"),
 )
 
-#: The set in which every link has an element: its link-local address.
+#: All sets, and the one in which every link has an element: its link-local address.
+SETS = frozenset(name for name, _ in _SETS)
 REGISTER = "own6"
 
 _CHAINS: Mapping[str, tuple[str, ...]] = {
@@ -99,108 +98,43 @@ _CHAINS: Mapping[str, tuple[str, ...]] = {
 
 #: Chain, hook and priority (before everything else; after everything else), and what sends a packet to which chain.
 _HOOKS = (("arrivals", "prerouting priority -300", "iifname", "tenant"), ("departures", "postrouting priority 300", "oifname", "visitor"))
+#: The tenants' own rules come behind those; they are base chains of their own, for a packet may meet two tenants' rules.
+_TENANTS: tuple[tuple[str, str, filters.Direction], ...] = (
+    ("wanted_out", "prerouting priority -290", "out"),
+    ("wanted_in", "postrouting priority 310", "in"),
+)
 
 
-def base(table: str, prefix: str) -> str:
+def base(place: Place, prefix: str) -> str:
     """Commands that make the table, or bring an older one's rules up to date without a gap; its elements stay.
 
     ``prefix`` is what the names of tenants' links begin with.
     """
-    lines = [f"add table bridge {table}"]
-    lines += [f"add set bridge {table} {name} {{ {definition}; }}" for name, definition in _SETS]
-    for chain, hook, _, _ in _HOOKS:
-        lines.append(f"add chain bridge {table} {chain} {{ type filter hook {hook}; policy accept; }}")
-    lines += [f"add chain bridge {table} {chain}" for chain in _CHAINS]
-    lines += [f"flush chain bridge {table} {chain}" for chain in (*(hook[0] for hook in _HOOKS), *_CHAINS)]
-    lines += [f"add rule bridge {table} {chain} {rule}" for chain, rules in _CHAINS.items() for rule in rules]
-    lines += [f'add rule bridge {table} {chain} {side} "{prefix}*" goto {to}' for chain, _, side, to in _HOOKS]
+    lines = [f"add table {place}", f"add set {place} {HELD_SET}", *filters.maps(place)]
+    lines += [f"add set {place} {name} {{ {definition}; }}" for name, definition in _SETS]
+    hooks = [(chain, hook) for chain, hook, *_ in (*_HOOKS, *_TENANTS)]
+    lines += [f"add chain {place} {chain} {{ type filter hook {hook}; policy accept; }}" for chain, hook in hooks]
+    lines += [f"add chain {place} {chain}" for chain in _CHAINS]
+    lines += [f"flush chain {place} {chain}" for chain in (*(chain for chain, _ in hooks), *_CHAINS)]
+    lines += [f"add rule {place} {chain} {rule}" for chain, rules in _CHAINS.items() for rule in rules]
+    for chain, _, side, to in _HOOKS:
+        lines.append(f"add rule {place} {chain} {side} @{HELD} drop")
+        lines.append(f'add rule {place} {chain} {side} "{prefix}*" goto {to}')
+    lines += [f"add rule {place} {chain} {filters.dispatch(direction)}" for chain, _, direction in _TENANTS]
     return "\n".join(lines)
-
-
-def remove(table: str) -> str:
-    """Commands that remove the table and all in it; none is a success."""
-    return f"add table bridge {table}\ndelete table bridge {table}"
-
-
-@dataclass(frozen=True, order=True)
-class Element:
-    """One element of a set: who may use or see what. ``key`` is as nft writes it, after the link's name."""
-
-    set: str
-    link: str
-    key: str
-
-    @property
-    def text(self) -> str:
-        """As nft takes it."""
-        return f'"{self.link}" . {self.key}'
 
 
 def elements(name: str, link: Link) -> list[Element]:
     """All that the sets must hold for a link whose interface is called ``name``."""
     found = []
-    own = [ipaddress.ip_interface(address).ip for address in link.addresses]
-    for address in (*own, link_local(link.mac)):
+    scope = Scope.of(link)
+    for address in (*scope.own, link_local(link.mac)):
         found.append(Element(f"own{address.version}", name, f"{link.mac} . {address}"))
         if address.version == 6:
             found.append(Element("told6", name, _number(int(address))))
-    gateways = [ipaddress.ip_address(gateway) for gateway in link.gateways]
-    open_to = [ipaddress.ip_network(address) for address in (*own, *gateways)]
-    open_to += [ipaddress.ip_network(prefix) for prefix in link.reachable]
-    found += (Element(f"reach{network.version}", name, _prefix(network)) for network in collapsed(open_to))
-    closed = collapsed(ipaddress.ip_network(prefix) for prefix in link.pool)
-    found += (Element(f"closed{network.version}", name, _prefix(network)) for network in closed)
+    found += (Element(f"reach{network.version}", name, _prefix(network)) for network in scope.reachable)
+    found += (Element(f"closed{network.version}", name, _prefix(network)) for network in scope.closed)
     return found
-
-
-def admit(table: str, container: str, wanted: Iterable[Element]) -> str:
-    """Commands that add elements, marked with their owner."""
-    return _commands("add", table, wanted, f' comment "{container}"')
-
-
-def withdraw(table: str, unwanted: Iterable[Element]) -> str:
-    """Commands that delete elements; all must be there. Empty for none."""
-    return _commands("delete", table, unwanted, "")
-
-
-def _commands(verb: str, table: str, chosen: Iterable[Element], tail: str) -> str:
-    by_set: dict[str, list[str]] = {}
-    for element in chosen:
-        by_set.setdefault(element.set, []).append(element.text + tail)
-    return "\n".join(f"{verb} element bridge {table} {name} {{ {', '.join(texts)} }}" for name, texts in by_set.items())
-
-
-def held(listing: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Element, str | None]]:
-    """The elements, each with its owner, in what ``list table`` or ``list set`` tells (``libnftables-json(5)``)."""
-    for thing in listing:
-        for entry in thing.get("set", {}).get("elem", ()):
-            body = entry.get("elem", {"val": entry})
-            link, *key = body["val"]["concat"]
-            yield Element(thing["set"]["name"], link, " . ".join(_key_text(part) for part in key)), body.get("comment")
-
-
-def _key_text(part: Any) -> str:
-    if isinstance(part, str):
-        return part
-    if "prefix" in part:
-        return f"{part['prefix']['addr']}/{part['prefix']['len']}"
-    low, high = part["range"]
-    return f"{low}-{high}"
-
-
-def link_local(mac: str) -> ipaddress.IPv6Address:
-    """The link-local address that a kernel makes of a MAC (EUI-64, RFC 4291 appendix A)."""
-    octets = bytes.fromhex(mac.replace(":", ""))
-    identifier = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
-    return ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier)
-
-
-def collapsed(networks: Iterable[Network]) -> list[Network]:
-    """The same addresses in as few prefixes as can be: an interval set takes no overlapping elements."""
-    both = list(networks)
-    v4 = ipaddress.collapse_addresses(network for network in both if isinstance(network, ipaddress.IPv4Network))
-    v6 = ipaddress.collapse_addresses(network for network in both if isinstance(network, ipaddress.IPv6Network))
-    return [*v4, *v6]
 
 
 def _prefix(network: Network) -> str:

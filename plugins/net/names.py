@@ -16,15 +16,16 @@ _ALIAS = "hostler"
 
 @dataclass(frozen=True)
 class Names:
-    """Of one node. ``scope`` is the installation and the node."""
+    """Of one driver on one node; the first driver is called nothing. ``scope`` is the installation and the node."""
 
     installation: str
     node: str
+    driver: str = ""
 
     @classmethod
-    def of(cls, host: Host) -> Names:
-        """Those of a host."""
-        return cls(host.installation, host.node)
+    def of(cls, host: Host, driver: str = "") -> Names:
+        """Those of a driver on a host."""
+        return cls(host.installation, host.node, driver)
 
     @property
     def scope(self) -> str:
@@ -32,19 +33,25 @@ class Names:
         return f"{self.installation}/{self.node}"
 
     @property
+    def _seed(self) -> str:
+        """What interface names are made from, so that no two drivers' links look alike."""
+        return f"{self.scope}/{self.driver}" if self.driver else self.scope
+
+    @property
     def table(self) -> str:
-        """The nftables table, family bridge."""
-        return f"hostler_{self.installation}_{self.node.replace('-', '_')}"
+        """The nftables table."""
+        table = f"hostler_{self.installation}_{self.node.replace('-', '_')}"
+        return f"{table}_{self.driver}" if self.driver else table
 
     @property
     def bridge(self) -> str:
         """The bridge, where the settings give no name."""
-        return link_name("b", self.scope, "bridge")
+        return link_name("b", self._seed, "bridge")
 
     @property
     def links(self) -> str:
         """What the names of all containers' links begin with."""
-        return link_name("v", self.scope, "")[:5]
+        return link_name("v", self._seed, "")[:5]
 
     @property
     def shapers(self) -> str:
@@ -53,7 +60,7 @@ class Names:
 
     def links_of(self, container: str) -> str:
         """What the names of one container's links begin with."""
-        return link_name("v", self.scope, container)
+        return link_name("v", self._seed, container)
 
     def link(self, container: str, inside: str) -> str:
         """The host's end of the link that the container calls ``inside``."""

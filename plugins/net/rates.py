@@ -63,6 +63,12 @@ def set_out(host: Netlink, link: str, index: int, rate: int | None, alias: str) 
         host.redirect_arrivals(index, device)
 
 
+def empty(host: Netlink, index: int, rate: int) -> None:
+    """Forget what waits on its way to the container; the limit, in bit/s, stays."""
+    host.unlimit_rate(index)
+    _limit(host, index, rate)
+
+
 def _limit(host: Netlink, index: int, rate: int) -> None:
     bucket = Bucket.of(rate)
     host.limit_rate(index, bucket.rate, burst=bucket.burst, queue=bucket.queue)

@@ -1,4 +1,4 @@
-"""What the kernel offers the bridge driver, found by doing it in an empty network namespace that ends with the trial."""
+"""What the kernel offers the drivers, found by doing it in an empty network namespace that ends with the trial."""
 
 from __future__ import annotations
 
@@ -6,72 +6,125 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hostler.core.errors import HostFailure
+from hostler.core.specs import FirewallRule
 from hostler.host import netlink, netns, nftables
-from hostler_plugins.net import guard, rates
+from hostler_plugins.net import filters, gate, guard, rates
+from hostler_plugins.net.elements import Place
+from hostler_plugins.net.filters import Direction
 
-_TABLE, _BRIDGE, _LINK, _PEER, _MAC = "trial", "trial0", "vtrial0", "trial1", "02:00:00:00:00:01"
+_BRIDGE, _LINK, _PEER, _MAC = "trial0", "vtrial0", "trial1", "02:00:00:00:00:01"
+_EVERY_KIND = (
+    FirewallRule(action="accept", protocol="tcp", ports=(80, 81), peer="198.18.0.0/15"),
+    FirewallRule(action="drop", protocol="udp", ports=(53, 53), peer="fd00::/8", direction="out"),
+    FirewallRule(action="drop", protocol="icmp"),
+)
+_REJECT = (FirewallRule(action="reject", direction="out"), FirewallRule(action="reject", direction="in"))
+_SWITCHED = "a bridge answers what containers send, not what it has switched to one"
+_KERNEL = "use a kernel with {}, or load the modules"
 
 
 @dataclass(frozen=True)
 class Outcome:
     """For each ability None, or why it is missing."""
 
+    joining: str
+    """Of the driver's own, in words: what its links hang on, which it cannot do without."""
     links: str | None
     rules: str | None
     rate_in: str | None
     rate_out: str | None
+    firewall: str | None
+    refusal: str | None
+    """Answers to what a tenant's rules reject."""
+    refusing: frozenset[Direction] = frozenset()
+    """Directions in which there are such answers."""
+
+    @classmethod
+    def of_nothing(cls, joining: str, why: str) -> Outcome:
+        """Not even links."""
+        return cls(joining, why, why, why, why, why, why)
 
     def offers(self) -> list[str]:
         """What works, in words."""
         words = {
-            "links": "veth links on a bridge",
-            "rules": "anti-spoofing and isolation by nftables",
+            "links": self.joining,
+            "rules": "anti-spoofing, isolation and holding by nftables",
             "rate_in": "rate towards containers (tbf)",
             "rate_out": "rate from containers (ifb, clsact, u32, mirred, tbf)",
+            "firewall": "tenants' firewalls by nftables",
+            "refusal": "answers to what a firewall rejects",
         }
         return [text for ability, text in words.items() if getattr(self, ability) is None]
 
     def lacks(self) -> list[tuple[str, str, bool]]:
         """What does not, the remedy, and whether the driver cannot work without."""
-        kernel = "use a kernel with {}, or load the modules"
         known = (
-            ("no links on a bridge", self.links, kernel.format("bridge and veth"), True),
-            ("no anti-spoofing and isolation", self.rules, "install libnftables1; " + kernel.format("nf_tables and its bridge family"), True),
-            ("no rate towards containers", self.rate_in, kernel.format("sch_tbf"), False),
-            ("no rate from containers", self.rate_out, kernel.format("ifb, sch_ingress, cls_u32, act_mirred and sch_tbf"), False),
+            (f"no {self.joining}", self.links, _KERNEL.format("bridge and veth"), True),
+            ("no anti-spoofing and isolation", self.rules, "install libnftables1; " + _KERNEL.format("nf_tables and its families"), True),
+            ("no rate towards containers", self.rate_in, _KERNEL.format("sch_tbf"), False),
+            ("no rate from containers", self.rate_out, _KERNEL.format("ifb, sch_ingress, cls_u32, act_mirred and sch_tbf"), False),
+            ("no firewalls of tenants", self.firewall, _KERNEL.format("nf_tables' dynamic sets and maps"), False),
+            ("what a firewall rejects is dropped without an answer", self.refusal, "use driver routed, or `drop`, which says so", False),
         )
         return [(f"{what}: {why}", remedy, blocks) for what, why, remedy, blocks in known if why is not None]
 
 
-def hold() -> Outcome:
-    """Try everything. Takes some 10 ms and leaves nothing."""
+def of_bridges() -> Outcome:
+    """For links on a bridge. Takes some 10 ms and leaves nothing.
+
+    A bridge answers only what it has not yet switched: what a container sends, never what is sent to it.
+    """
+
+    def join(host: netlink.Netlink) -> None:
+        host.add_bridge(_BRIDGE, mtu=1500)
+        host.add_veth(_LINK, _PEER, mtu=1500, master=host.index(_BRIDGE))
+        host.close_port(host.index(_LINK), _MAC)
+
+    return _outcome("veth links on a bridge", join, lambda place: guard.base(place, "vtrial"), "bridge", frozenset({"out"}))
+
+
+def of_routes() -> Outcome:
+    """For routed links. Takes some 10 ms and leaves nothing."""
+
+    def join(host: netlink.Netlink) -> None:
+        host.add_veth(_LINK, _PEER, mtu=1500)
+
+    return _outcome("veth links with routes", join, lambda place: gate.base(place, "vtrial", None), "inet", frozenset({"in", "out"}))
+
+
+def _outcome(
+    joining: str, join: Callable[[netlink.Netlink], None], base: Callable[[Place], str], family: str, refusing: frozenset[Direction]
+) -> Outcome:
     try:
-        return netns.inside_new(_try)
+        return netns.inside_new(lambda: _try(joining, join, base, Place(family, "trial"), refusing))
     except HostFailure as error:  # not root: nothing of it works
-        return Outcome(error.message, error.message, error.message, error.message)
+        return Outcome.of_nothing(joining, error.message)
 
 
-def _try() -> Outcome:
+def _try(
+    joining: str, join: Callable[[netlink.Netlink], None], base: Callable[[Place], str], place: Place, refusing: frozenset[Direction]
+) -> Outcome:
     with netlink.opened() as host:
-
-        def link() -> None:
-            host.add_bridge(_BRIDGE, mtu=1500)
-            host.add_veth(_LINK, _PEER, mtu=1500, master=host.index(_BRIDGE))
-            host.close_port(host.index(_LINK), _MAC)
-
-        def rules() -> None:
-            with nftables.opened() as context:
-                context.run(guard.base(_TABLE, "vtrial"))
-
-        links = _why(link)
+        links = _why(lambda: join(host))
         if links is not None:
-            return Outcome(links, links, links, links)
+            return Outcome.of_nothing(joining, links)
+        rules = _why(lambda: _run(base(place)))
+        refusal = _why(lambda: _run(filters.install(place, "trial", _LINK, _REJECT, refusing)))
         return Outcome(
+            joining=joining,
             links=None,
-            rules=_why(rules),
+            rules=rules,
             rate_in=_why(lambda: rates.set_in(host, host.index(_LINK), 1_000_000)),
             rate_out=_why(lambda: rates.set_out(host, _LINK, host.index(_LINK), 1_000_000, "")),
+            firewall=_why(lambda: _run(filters.install(place, "trial", _LINK, _EVERY_KIND, frozenset()))),
+            refusal=refusal or (None if len(refusing) == len(_REJECT) else _SWITCHED),
+            refusing=frozenset() if refusal else refusing,
         )
+
+
+def _run(commands: str) -> None:
+    with nftables.opened() as context:
+        context.run(commands)
 
 
 def _why(work: Callable[[], None]) -> str | None:

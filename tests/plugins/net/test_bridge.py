@@ -17,7 +17,6 @@ import pytest
 
 from hostler.contracts.driver import Host, Item
 from hostler.core.errors import HostFailure, NotFound, Unsupported
-from hostler.core.specs import FirewallRule
 from hostler.host import lab, netlink, netns
 from hostler_plugins.net.bridge import Bridge
 from tests.plugins.net.world import Container, World, link, udp_arrives
@@ -36,9 +35,9 @@ def test_probe_finds_all_here(world: World) -> None:
         probe = world.drivers["alpha"].probe()
         assert time.monotonic() - began < 1
     assert probe.usable
-    assert probe.lacks == []
+    assert [lack.what.split(":")[0] for lack in probe.lacks] == ["what a firewall rejects is dropped without an answer"]
     offered = world.drivers["alpha"].capabilities
-    assert (offered.rate_in, offered.rate_out, offered.anti_spoofing, offered.isolation) == (True,) * 4
+    assert (offered.rate_in, offered.rate_out, offered.anti_spoofing, offered.isolation, offered.firewall, offered.hold) == (True,) * 6
 
 
 def test_probe_tells_of_a_missing_uplink(world: World) -> None:
@@ -46,7 +45,7 @@ def test_probe_tells_of_a_missing_uplink(world: World) -> None:
         driver = Bridge(Host("x", "y", world.tmp_path, world.tmp_path, settings={"net:bridge": {"uplink": "eth7"}}))
         probe = driver.probe()
         assert not probe.usable
-        assert "eth7" in probe.lacks[0].what
+        assert [lack.what for lack in probe.lacks if lack.blocks] == ["no interface eth7"]
         with pytest.raises(HostFailure, match="eth7"):
             driver.setup()
         driver.teardown()
@@ -195,9 +194,6 @@ def test_what_the_driver_cannot_do_is_refused_not_ignored(world: World) -> None:
     container = world.container("alpha", link(1, 2, network=7), attach=False)
     with pytest.raises(Unsupported):
         world.attach(container)
-    container.link = link(1, 2, firewall=(FirewallRule(direction="in", action="drop"),))
-    with pytest.raises(Unsupported):
-        world.attach(container)
     assert _inventory(world) == []
 
 
@@ -246,7 +242,7 @@ def test_killed_in_the_middle_of_detach(world: World, monkeypatch: pytest.Monkey
         raise _Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("hostler_plugins.net.guard.withdraw" if step == "withdraw" else "hostler.host.netlink.Netlink.delete_links", die)
+        patch.setattr("hostler_plugins.net.elements.withdraw" if step == "withdraw" else "hostler.host.netlink.Netlink.delete_links", die)
         with pytest.raises(_Killed):
             world.detach(container)
     assert {item.owner for item in _inventory(world)} == {container.id}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hostler.host import nftables
-from hostler_plugins.net import guard
+from hostler_plugins.net import elements
+from hostler_plugins.net.elements import Place
 from hostler_plugins.net.names import Names
 from tests.plugins.net.frames import BROADCAST, arp, arrives, ethernet, ip6, mac, neighbour, udp4, udp6
 from tests.plugins.net.world import GATEWAY_V4, World, link, udp_arrives
@@ -128,7 +129,7 @@ def test_the_guard_is_what_stops_them(world: World) -> None:
     scene = Scene(world)
     for server, driver in world.drivers.items():
         with world.on(server), nftables.opened() as rules:
-            rules.run(guard.remove(Names.of(driver.host).table))
+            rules.run(elements.remove(Place("bridge", Names.of(driver.host).table)))
     lies = _lies(scene)
     passed = {name for name, frame in lies.items() if arrives(frame, scene.a, scene.b)}
     assert lies.keys() - passed <= {"a spanning tree"}
@@ -147,7 +148,7 @@ def test_the_senders_server_stops_them_alone(world: World) -> None:
     """The receiver's server may be anybody's."""
     scene = Scene(world)
     with world.on("beta"), nftables.opened() as rules:
-        rules.run(guard.remove(Names.of(world.drivers["beta"].host).table))
+        rules.run(elements.remove(Place("bridge", Names.of(world.drivers["beta"].host).table)))
     assert [name for name, frame in _lies(scene).items() if arrives(frame, scene.a, scene.b)] == []
 
 
@@ -155,7 +156,7 @@ def test_the_receivers_server_stops_what_nobody_guards(world: World) -> None:
     scene = Scene(world)
     enemy = world.container("beta", link(2, 3))
     with world.on("alpha"), nftables.opened() as rules:
-        rules.run(guard.remove(Names.of(world.drivers["alpha"].host).table))
+        rules.run(elements.remove(Place("bridge", Names.of(world.drivers["alpha"].host).table)))
     to, own = mac(enemy.link.mac), mac(scene.a.link.mac)
     data = os.urandom(20)
     honest = mac(scene.b.link.mac)

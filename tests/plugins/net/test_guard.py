@@ -6,9 +6,10 @@ import ipaddress
 from typing import Any
 
 from hostler.core.specs import Link
-from hostler_plugins.net import guard
-from hostler_plugins.net.guard import Element
+from hostler_plugins.net import elements, guard
+from hostler_plugins.net.elements import Element, Place
 
+PLACE = Place("bridge", "t")
 LINK = Link(
     mac="02:00:c6:12:01:02",
     addresses=("198.18.1.2/15", "fd00::102/48"),
@@ -19,7 +20,7 @@ LINK = Link(
 
 
 def test_a_link_local_address_is_made_of_the_mac() -> None:
-    assert guard.link_local("02:00:c6:12:01:02") == ipaddress.IPv6Address("fe80::c6ff:fe12:102")
+    assert elements.link_local("02:00:c6:12:01:02") == ipaddress.IPv6Address("fe80::c6ff:fe12:102")
 
 
 def test_the_elements_of_a_link() -> None:
@@ -56,8 +57,8 @@ def test_prefixes_never_overlap_because_interval_sets_refuse_that() -> None:
 
 def test_elements_are_added_with_their_owner_and_deleted_without() -> None:
     element = Element("reach4", "v1", "198.18.0.1")
-    assert guard.admit("t", "abcd", [element]) == 'add element bridge t reach4 { "v1" . 198.18.0.1 comment "abcd" }'
-    assert guard.withdraw("t", [element]) == 'delete element bridge t reach4 { "v1" . 198.18.0.1 }'
+    assert elements.admit(PLACE, "abcd", [element]) == 'add element bridge t reach4 { "v1" . 198.18.0.1 comment "abcd" }'
+    assert elements.withdraw(PLACE, [element]) == 'delete element bridge t reach4 { "v1" . 198.18.0.1 }'
 
 
 def test_what_the_kernel_tells_reads_back_as_the_same_elements() -> None:
@@ -67,15 +68,18 @@ def test_what_the_kernel_tells_reads_back_as_the_same_elements() -> None:
         {"set": {"name": "own4", "elem": [{"concat": ["v2", "02:00:c6:12:01:02", "198.18.1.2"]}]}},
         {"set": {"name": "reach6", "elem": [{"elem": {"val": {"concat": ["v1", {"range": ["0x01", "0x02"]}]}, "comment": "abcd"}}]}},
         {"set": {"name": "told6"}},
+        {"set": {"name": "held", "elem": ["v3*", {"elem": {"val": "v4*", "comment": "abcd"}}]}},
+        {"set": {"name": "u4_v1", "elem": [{"concat": ["198.18.1.2", 53, "198.18.1.3", 53]}]}},
     ]
-    assert list(guard.held(listing)) == [
+    assert list(elements.held(listing, guard.SETS)) == [
         (Element("reach4", "v1", "198.18.1.0/24"), "abcd"),
         (Element("own4", "v2", "02:00:c6:12:01:02 . 198.18.1.2"), None),
         (Element("reach6", "v1", "0x01-0x02"), "abcd"),
     ]
+    assert elements.silenced(listing) == {"v3": None, "v4": "abcd"}
 
 
 def test_a_link_of_ours_without_elements_may_send_nothing() -> None:
-    commands = guard.base("t", "vabcd")
+    commands = guard.base(PLACE, "vabcd")
     assert 'add rule bridge t arrivals iifname "vabcd*" goto tenant' in commands
     assert [line for line in commands.splitlines() if line.startswith("add rule bridge t tenant ")][-1] == "add rule bridge t tenant drop"

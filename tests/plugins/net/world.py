@@ -16,6 +16,7 @@ from hostler.core.names import new_id
 from hostler.core.specs import Link
 from hostler.host import lab, netns
 from hostler_plugins.net.bridge import Bridge
+from hostler_plugins.net.veths import Veths
 
 POOL_V4, POOL_V6 = "198.18.0.0/15", "fd00:686f:7374::/48"
 GATEWAY_V4, GATEWAY_V6 = "198.18.0.1", "fd00:686f:7374::1"
@@ -80,11 +81,12 @@ class World:
     """The lab network of one test, and what was put into it."""
 
     tmp_path: Path
+    kind: type[Veths] = Bridge
     installation: str = field(default_factory=lambda: "t" + new_id(6))
-    drivers: dict[str, Bridge] = field(default_factory=dict)
+    drivers: dict[str, Veths] = field(default_factory=dict)
     containers: list[Container] = field(default_factory=list)
 
-    def add_server(self, name: str, number: int) -> Bridge:
+    def add_server(self, name: str, number: int) -> Veths:
         """A server with the driver set up."""
         lab.add_server(self.installation, name, f"198.18.0.{number}/15", f"fd00:686f:7374::{number:x}/48")
         with self.on(name):
@@ -92,10 +94,10 @@ class World:
             self.drivers[name].setup()
         return self.drivers[name]
 
-    def new_driver(self, name: str) -> Bridge:
+    def new_driver(self, name: str) -> Veths:
         """A driver as a worker that has just started has it."""
-        settings = {"net:bridge": {"uplink": lab.UPLINK}}
-        return Bridge(Host(self.installation, name, self.tmp_path / name, self.tmp_path, settings=settings))
+        settings = {f"net:{self.kind.name}": {"uplink": lab.UPLINK}}
+        return self.kind(Host(self.installation, name, self.tmp_path / name, self.tmp_path, settings=settings))
 
     @contextlib.contextmanager
     def on(self, server: str) -> Iterator[None]:
@@ -152,3 +154,20 @@ def udp_arrives(sender: Container, receiver: Container, version: int, patience: 
             return inbox.recv(100) == b"hello"
         except TimeoutError:
             return False
+
+
+def tcp_opens(sender: Container, receiver: Container, version: int, patience: float = PATIENCE) -> str:
+    """What becomes of a connection: ``open``, ``refused`` (an answer says no) or ``lost`` (no answer)."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with receiver.socket(family, socket.SOCK_STREAM) as door, sender.socket(family, socket.SOCK_STREAM) as caller:
+        address = receiver.v4 if version == 4 else receiver.v6
+        door.bind((address, 8080))
+        door.listen()
+        caller.settimeout(patience)
+        try:
+            caller.connect((address, 8080))
+        except TimeoutError:
+            return "lost"
+        except ConnectionRefusedError:
+            return "refused"
+        return "open"

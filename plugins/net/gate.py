@@ -1,0 +1,105 @@
+"""What tenants with routed links may send, as nftables commands. Pure: text in, text out.
+
+One table of family ``inet``: the server is a router, and no frame of a tenant gets farther than to it. What leaves a container
+passes when its source address is the container's own and its destination is reachable, or not in the pool at all; multicast
+and neighbour discovery have nobody to talk to. What enters passes when its source is reachable or not in the pool.
+
+The rest is as in :mod:`.guard`: an interface with the prefix of ours and no elements may send nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hostler.core.specs import Link
+from hostler_plugins.net import filters
+from hostler_plugins.net.elements import HELD, HELD_SET, Element, Place, Scope
+
+_SETS = (
+    ("own4", "type ifname . ipv4_addr"),
+    ("own6", "type ifname . ipv6_addr"),
+    ("reach4", "type ifname . ipv4_addr; flags interval"),
+    ("reach6", "type ifname . ipv6_addr; flags interval"),
+    ("closed4", "type ifname . ipv4_addr; flags interval"),
+    ("closed6", "type ifname . ipv6_addr; flags interval"),
+    ("register", "type ifname . ipv4_addr"),
+)
+#: All sets, and the one in which every link has an element, whatever its addresses.
+SETS = frozenset(name for name, _ in _SETS)
+REGISTER = "register"
+
+_CHAINS: Mapping[str, tuple[str, ...]] = {
+    "tenant": (
+        "meta protocol vmap { ip : goto tenant_ip4, ip6 : goto tenant_ip6 }",
+        "drop",
+    ),
+    "tenant_ip4": (
+        "iifname . ip saddr != @own4 drop",
+        "ip daddr 224.0.0.0/3 drop",
+        "icmp type { redirect, router-advertisement } drop",
+        "iifname . ip daddr @reach4 accept",
+        "iifname . ip daddr @closed4 drop",
+        "accept",
+    ),
+    "tenant_ip6": (
+        "iifname . ip6 saddr != @own6 drop",
+        "ip6 daddr { ff00::/8, fe80::/10 } drop",
+        "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } drop",
+        "iifname . ip6 daddr @reach6 accept",
+        "iifname . ip6 daddr @closed6 drop",
+        "accept",
+    ),
+    "visitor": (
+        "oifname . ip saddr @reach4 accept",
+        "oifname . ip saddr @closed4 drop",
+        "oifname . ip6 saddr @reach6 accept",
+        "oifname . ip6 saddr @closed6 drop",
+    ),
+}
+
+#: Before connection tracking and any address translation, and after.
+_HOOKS = (("arrivals", "prerouting priority -350", "iifname", "tenant"), ("departures", "postrouting priority 350", "oifname", "visitor"))
+#: Tenants' rules where the kernel can answer what they reject: what is forwarded, what is for the server, what it sends itself.
+_TENANTS: tuple[tuple[str, str, filters.Direction], ...] = (
+    ("wanted_out", "forward priority 10", "out"),
+    ("wanted_out_here", "input priority 10", "out"),
+    ("wanted_in", "forward priority 20", "in"),
+    ("wanted_in_here", "output priority 20", "in"),
+)
+_FOREIGN = "foreign"
+
+
+def base(place: Place, prefix: str, closed_uplink: str | None) -> str:
+    """Commands that make the table, or bring an older one's rules up to date without a gap; its elements stay.
+
+    ``prefix`` is what the names of tenants' links begin with. ``closed_uplink``: an interface that forwarded nothing before
+    this driver came, and goes on to forward nothing but tenants' packets.
+    """
+    lines = [f"add table {place}", f"add set {place} {HELD_SET}", *filters.maps(place)]
+    lines += [f"add set {place} {name} {{ {definition}; }}" for name, definition in _SETS]
+    hooks = [(chain, hook) for chain, hook, *_ in (*_HOOKS, *_TENANTS)] + [(_FOREIGN, "forward priority 0")]
+    lines += [f"add chain {place} {chain} {{ type filter hook {hook}; policy accept; }}" for chain, hook in hooks]
+    lines += [f"add chain {place} {chain}" for chain in _CHAINS]
+    lines += [f"flush chain {place} {chain}" for chain in (*(chain for chain, _ in hooks), *_CHAINS)]
+    lines += [f"add rule {place} {chain} {rule}" for chain, rules in _CHAINS.items() for rule in rules]
+    for chain, _, side, to in _HOOKS:
+        lines.append(f"add rule {place} {chain} {side} @{HELD} drop")
+        lines.append(f'add rule {place} {chain} {side} "{prefix}*" goto {to}')
+    lines += [f"add rule {place} {chain} {filters.dispatch(direction)}" for chain, _, direction in _TENANTS]
+    if closed_uplink is not None:
+        ours = f'{{ "{closed_uplink}", "{prefix}*" }}'
+        lines.append(f'add rule {place} {_FOREIGN} iifname "{closed_uplink}" oifname != "{prefix}*" drop')
+        lines.append(f'add rule {place} {_FOREIGN} oifname "{closed_uplink}" iifname != {ours} drop')
+    return "\n".join(lines)
+
+
+def elements(name: str, link: Link) -> list[Element]:
+    """All that the sets must hold for a link whose interface is called ``name``."""
+    scope = Scope.of(link)
+    found = [Element(REGISTER, name, "0.0.0.0")]
+    found += (Element(f"own{address.version}", name, str(address)) for address in scope.own)
+    for kind, networks in (("reach", scope.reachable), ("closed", scope.closed)):
+        for network in networks:
+            single = network.prefixlen == network.max_prefixlen
+            found.append(Element(f"{kind}{network.version}", name, str(network.network_address if single else network)))
+    return found

@@ -1,0 +1,267 @@
+"""What drivers whose links are veth pairs have in common: all but how a pair is joined to the provider's network.
+
+The worker runs in the server's network namespace, where the outer ends and the rules are. Rates are in :mod:`.rates`, the
+tenant's firewall in :mod:`.filters`, the inner end in :mod:`.interior`. What a link may send is the derived driver's.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar
+
+from hostler.contracts.driver import Host, Item
+from hostler.contracts.net import LinkCounters, Net
+from hostler.core.errors import HostFailure, NotFound
+from hostler.core.specs import FirewallRule, Link
+from hostler.host import netlink, netns, nftables
+from hostler.host.netlink import LinkState, Netlink
+from hostler_plugins.net import elements, filters, rates
+from hostler_plugins.net.elements import Element, Place
+from hostler_plugins.net.filters import Direction
+from hostler_plugins.net.names import Names, shaper
+from hostler_plugins.net.records import Record, Records
+
+
+class Veths(Net):
+    """See the module. A derived class names its rules, and makes and unmakes one link."""
+
+    #: Family of its table, its sets of elements, and the one in which every link has an element.
+    family: ClassVar[str]
+    sets: ClassVar[frozenset[str]]
+    register: ClassVar[str]
+    #: What makes its names differ from other drivers'.
+    surname: ClassVar[str] = ""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._lock = threading.Lock()
+        self._rules: nftables.Nftables | None = None  # opened when first used, and kept
+
+    @functools.cached_property
+    def _names(self) -> Names:
+        return Names.of(self.host, self.surname)
+
+    @functools.cached_property
+    def _place(self) -> Place:
+        return Place(self.family, self._names.table)
+
+    @functools.cached_property
+    def _records(self) -> Records:
+        return Records(self.folder / "links")
+
+    @property
+    def _nft(self) -> nftables.Nftables:
+        with self._lock:
+            if self._rules is None:
+                self._rules = nftables.Nftables()
+            return self._rules
+
+    def close(self) -> None:
+        """Let go of the sockets into this server's namespace; the next verb opens them again."""
+        with self._lock:
+            if self._rules is not None:
+                self._rules.close()
+                self._rules = None
+
+    # --- what a derived driver knows ---
+
+    @abstractmethod
+    def _elements(self, name: str, link: Link) -> list[Element]:
+        """What the rules must know of a link."""
+
+    @abstractmethod
+    def _join(self, host: Netlink, container: str, name: str, link: Link, inside: int) -> None:
+        """Make the link, whose rules are there, in the namespace of descriptor ``inside``, and set it up."""
+
+    @abstractmethod
+    def _announce(self, link: Link) -> None:
+        """Tell the network where the link's addresses are now."""
+
+    def _part(self, host: Netlink, name: str, link: Link) -> None:
+        """Undo of :meth:`_join` what does not go with the interface itself. Idempotent."""
+
+    @property
+    @abstractmethod
+    def _refusing(self) -> frozenset[Direction]:
+        """Directions in which the kernel can answer what a tenant's rule rejects."""
+
+    # --- links ---
+
+    def attach(self, container: str, link: Link, pid: int) -> None:
+        if link.firewall and not self.capabilities.firewall:
+            raise self._refuse("hold a tenant's firewall")
+        if link.network is not None and not self.capabilities.tenant_networks:
+            raise self._refuse("make a network of the tenant's own")
+        name = self._names.link(container, link.name)
+        with netns.opened(netns.of_process(pid)) as inside:
+            if self._records.read(name) is not None or netlink.names(name):
+                self._remove(container, [name])
+            try:
+                self._make(container, name, link, inside)
+            except BaseException:
+                self._remove(container, [name])
+                raise
+
+    def _make(self, container: str, name: str, link: Link, inside: int) -> None:
+        """Rules before the link, rates before it is up: there is no moment in which a packet passes unguarded."""
+        self._records.write(name, Record(container=container, link=link))
+        commands = [elements.admit(self._place, container, self._elements(name, link))]
+        if link.firewall:
+            commands.append(filters.install(self._place, container, name, link.firewall, self._refusing))
+        self._nft.run("\n".join(commands))
+        with netlink.opened() as host:
+            self._join(host, container, name, link, inside)
+        if self._names.links_of(container) not in self._silenced():
+            self._announce(link)
+
+    def _shape_new(self, host: Netlink, container: str, name: str, link: Link) -> int:
+        """Give a new outer end its rates and its owner, still down. Returns its index."""
+        index, alias = host.index(name), self._names.alias(container)
+        if link.rate_in is not None:
+            rates.set_in(host, index, link.rate_in)
+        if link.rate_out is not None:
+            rates.set_out(host, name, index, link.rate_out, alias)
+        return index
+
+    def detach(self, container: str) -> None:
+        prefix = self._names.links_of(container)
+        found = {*netlink.names(prefix), *self._records.names(prefix)}
+        found |= {prefix + name.removeprefix(shaper(prefix)) for name in netlink.names(shaper(prefix))}
+        self._remove(container, sorted(found))
+        self._run_where_present(elements.unsilence(self._place, container, prefix))
+
+    def _remove(self, container: str, links: list[str]) -> None:
+        """Remove links, then their rules, then the records of both."""
+        records = {link: self._records.read(link) for link in links}
+        with netlink.opened() as host:
+            for link, record in records.items():
+                if record is not None:
+                    self._part(host, link, record.link)
+            host.delete_links([name for link in links for name in (link, shaper(link))])
+        for link, record in records.items():
+            if record is None or record.link.firewall:
+                self._run_where_present(filters.uninstall(self._place, link))
+        known = [element for link, record in records.items() if record for element in self._elements(link, record.link)]
+        if not records or None in records.values() or not self._run_where_present(elements.withdraw(self._place, known)):
+            self._sweep(container, links)
+        for link in links:
+            self._records.remove(link)
+
+    def _run_where_present(self, commands: str) -> bool:
+        """Whether the commands were carried out. False when something they name was not there, and then nothing changed."""
+        try:
+            self._nft.run(commands)
+        except HostFailure as error:
+            if nftables.absent(error):
+                return False
+            raise
+        return True
+
+    def _sweep(self, container: str, links: Iterable[str]) -> None:
+        """Remove the container's elements as the kernel tells them; for when there is no record that fits."""
+        if container not in self._admitted(f"list set {self._place} {self.register}").values():
+            return
+        chosen = set(links)
+        held = elements.held(self._nft.listing(f"list table {self._place}"), self.sets)
+        found = [element for element, owner in held if owner == container and (not chosen or element.link in chosen)]
+        if found:
+            self._nft.run(elements.withdraw(self._place, found))
+
+    def _admitted(self, command: str) -> dict[str, str | None]:
+        return {element.link: owner for element, owner in elements.held(self._nft.listing(command), self.sets)}
+
+    def shape(self, container: str, rate_in: int | None, rate_out: int | None) -> None:
+        alias = self._names.alias(container)
+        with netlink.opened() as host:
+            for link in self._links(host, container):
+                rates.set_in(host, link.index, rate_in)
+                rates.set_out(host, link.name, link.index, rate_out, alias)
+                self._note(link.name, {"rate_in": rate_in, "rate_out": rate_out})
+
+    def _note(self, name: str, changed: dict[str, object]) -> None:
+        record = self._records.read(name)
+        if record is not None:
+            self._records.write(name, record.model_copy(update={"link": record.link.model_copy(update=changed)}))
+
+    def counters(self, container: str) -> LinkCounters:
+        with netlink.opened() as host:
+            links = self._links(host, container)
+        return LinkCounters(
+            in_bytes=sum(link.tx_bytes for link in links),
+            out_bytes=sum(link.rx_bytes for link in links),
+            in_packets=sum(link.tx_packets for link in links),
+            out_packets=sum(link.rx_packets for link in links),
+        )
+
+    def _links(self, host: Netlink, container: str) -> list[LinkState]:
+        found = [host.link(name) for name in netlink.names(self._names.links_of(container))]
+        links = [link for link in found if link is not None]
+        if not links:
+            raise NotFound(f"container {container} has no link here", hint="it is stopped, or on another server", code="no_link")
+        return links
+
+    # --- the tenant's rules, and silence ---
+
+    def set_firewall(self, container: str, rules: tuple[FirewallRule, ...]) -> None:
+        if not self.capabilities.firewall:
+            raise self._refuse("hold a tenant's firewall")
+        with netlink.opened() as host:
+            names = [link.name for link in self._links(host, container)]
+        if rules:  # a record may tell of rules that are not there, never the other way round
+            for name in names:
+                self._note(name, {"firewall": rules})
+        self._nft.run("\n".join(filters.install(self._place, container, name, rules, self._refusing) for name in names))
+        for name in names:
+            self._note(name, {"firewall": rules})
+
+    def hold(self, container: str) -> None:
+        """Also before the container has a link: it is made silent then, and not announced."""
+        if not self.capabilities.hold:
+            raise self._refuse("hold a link")
+        prefix = self._names.links_of(container)
+        self._nft.run(elements.silence(self._place, container, prefix))
+        with netlink.opened() as host:
+            for name in netlink.names(prefix):
+                record = self._records.read(name)
+                if record is not None and record.link.rate_in is not None:
+                    rates.empty(host, host.index(name), record.link.rate_in)
+
+    def release(self, container: str) -> None:
+        if not self.capabilities.hold:
+            raise self._refuse("hold a link")
+        with netlink.opened() as host:
+            names = [link.name for link in self._links(host, container)]
+        self._nft.run(elements.unsilence(self._place, container, self._names.links_of(container)))
+        for name in names:
+            record = self._records.read(name)
+            if record is not None:
+                self._announce(record.link)
+
+    def _silenced(self) -> dict[str, str | None]:
+        return elements.silenced(self._nft.listing(f"list set {self._place} {elements.HELD}"))
+
+    # --- what is here ---
+
+    def inventory(self) -> list[Item]:
+        """Links, shapers, rules, holds and records. What :meth:`setup` made is the host's."""
+        names = self._names
+        items = []
+        if netlink.names(names.links) or netlink.names(names.shapers):
+            with netlink.opened() as host:
+                for link in host.links():
+                    if link.name.startswith((names.links, names.shapers)):
+                        items.append(Item(kind="link", name=link.name, owner=names.owner(link.alias) or self._recorded(link.name)))
+        listing = self._nft.listing(f"list table {self._place}")
+        rules = {element.link: owner for element, owner in elements.held(listing, self.sets)}
+        items += [Item(kind="rules", name=name, owner=owner) for name, owner in sorted(rules.items())]
+        items += [Item(kind="firewall", name=name, owner=owner) for name, owner in sorted(filters.installed(listing).items())]
+        items += [Item(kind="hold", name=name, owner=owner) for name, owner in sorted(elements.silenced(listing).items())]
+        items += [Item(kind="record", name=name, owner=self._recorded(name)) for name in self._records.names(names.links)]
+        return items
+
+    def _recorded(self, name: str) -> str | None:
+        record = self._records.read("v" + name[1:])
+        return None if record is None else record.container
