@@ -122,7 +122,8 @@ def test_declared_entry_points_are_installed(project: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("entry", importlib.metadata.distribution("hostler").entry_points, ids=lambda entry: f"{entry.group}:{entry.name}")
 def test_entry_points_load(entry: importlib.metadata.EntryPoint) -> None:
-    assert callable(entry.load())
+    loaded = entry.load()
+    assert callable(loaded) or entry.group == "pytest11"  # pytest's plugins are modules
 
 
 @pytest.mark.parametrize("name", modules())

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from hostler.core.names import check_id
+
 #: The version of the contracts in this package. A driver made for a newer one is not loaded.
 CONTRACT_VERSION = 1
 
@@ -31,8 +33,8 @@ class Host:
     """Driver settings by ``group:name``."""
 
     def container_dir(self, container: str) -> Path:
-        """A container's own folder on this host, whatever its drivers: spec, guest files, log."""
-        return self.state_dir / "containers" / container
+        """A container's own folder on this host, whatever its drivers: spec, guest files, log. Raises :class:`Invalid` for what is no id."""
+        return self.state_dir / "containers" / check_id(container)
 
 
 class Settings(BaseModel):

@@ -41,6 +41,16 @@ Name = Annotated[str, AfterValidator(_name_value)]
 Id = Annotated[str, Field(pattern=r"^[0-9a-hjkmnp-tv-z]{4,26}$")]
 
 
+def check_id(thing: str) -> str:
+    """An id that is about to become part of a path, rule or command on a host. Raises :class:`Invalid`.
+
+    Ids come checked from the platform; a driver that asks again cannot be led elsewhere by anybody.
+    """
+    if not _NAME.fullmatch(thing):
+        raise Invalid(f"{thing[:80]!r} cannot be an id", hint="ids are 1 to 63 lower-case letters, digits and hyphens")
+    return thing
+
+
 def new_id(length: int = 10) -> str:
     """A random id of ``length`` characters, 5 bits each."""
     return "".join(secrets.choice(_ID_ALPHABET) for _ in range(length))

@@ -16,6 +16,7 @@ from hostler.contracts.driver import Host, Item, Lack, Probe, Settings
 from hostler.contracts.limits import Cgroup, LimitsCapabilities, LimitsDriver
 from hostler.core.errors import NotFound, Unsupported
 from hostler.core.limits import Limits, Usage
+from hostler.core.names import check_id
 from hostler.host import blocks, cgroups
 from hostler_plugins.limits import place, v1
 from hostler_plugins.limits.writes import Device, Write, apply_all
@@ -94,7 +95,7 @@ class Cgroup1(LimitsDriver):
 
     def create(self, container: str, limits: Limits) -> Cgroup:
         cgroups.expect_moves()
-        folders = {key: base / container for key, base in self._bases().items()}
+        folders = {key: base / check_id(container) for key, base in self._bases().items()}
         fresh = not any(folder.exists() for folder in folders.values())
         try:
             for folder in folders.values():
@@ -127,10 +128,10 @@ class Cgroup1(LimitsDriver):
             raise self._absent(container) from None
 
     def processes(self, container: str) -> list[int]:
-        return cgroups.processes(self._bases()["pids"] / container)
+        return cgroups.processes(self._bases()["pids"] / check_id(container))
 
     def remove(self, container: str) -> None:
-        folders = {key: base / container for key, base in self._bases().items()}
+        folders = {key: base / check_id(container) for key, base in self._bases().items()}
         if folders["pids"].is_dir():
             cgroups.stop_forks_in(folders["pids"])
         for key in ("freezer", *(other for other in folders if other != "freezer")):  # what is frozen cannot die
@@ -163,7 +164,7 @@ class Cgroup1(LimitsDriver):
             return bases
 
     def _folders(self, container: str) -> dict[str, Path]:
-        folders = {key: base / container for key, base in self._bases().items()}
+        folders = {key: base / check_id(container) for key, base in self._bases().items()}
         if not folders["memory"].is_dir():
             raise self._absent(container)
         return folders

@@ -16,6 +16,7 @@ from hostler.contracts.driver import Host, Item, Lack, Probe
 from hostler.contracts.limits import Cgroup, LimitsCapabilities, LimitsDriver
 from hostler.core.errors import Conflict, NotFound, Unsupported
 from hostler.core.limits import Limits, Usage
+from hostler.core.names import check_id
 from hostler.core.units import format_size
 from hostler.host import blocks, cgroups
 from hostler.host.cgroups import UNIFIED
@@ -82,7 +83,7 @@ class Cgroup2(LimitsDriver):
     def create(self, container: str, limits: Limits) -> Cgroup:
         cgroups.expect_moves()
         base = self._base()
-        folder = base / container
+        folder = base / check_id(container)
         fresh = not folder.exists()
         try:
             folder.mkdir(exist_ok=True)
@@ -112,10 +113,10 @@ class Cgroup2(LimitsDriver):
             raise self._absent(container) from None
 
     def processes(self, container: str) -> list[int]:
-        return cgroups.processes(self._base() / container)
+        return cgroups.processes(self._base() / check_id(container))
 
     def remove(self, container: str) -> None:
-        folder = self._base() / container
+        folder = self._base() / check_id(container)
         cgroups.kill_all(folder)
         cgroups.remove(folder)
 
@@ -147,7 +148,7 @@ class Cgroup2(LimitsDriver):
             return base
 
     def _folder(self, container: str) -> Path:
-        folder = self._base() / container
+        folder = self._base() / check_id(container)
         if not folder.is_dir():
             raise self._absent(container)
         return folder

@@ -171,8 +171,12 @@ class Btrfs(BtrfsSnapshots):
             except BaseException:
                 self._drop_group(parent, group)
                 raise
-        with btrfs.opened(volume, parent) as inside:
-            keep_record(inside, Record(image=image))
+        try:
+            with btrfs.opened(volume, parent) as inside:
+                keep_record(inside, Record(image=image))
+        except BaseException:  # a size in which not even the record finds room
+            self._destroy(parent, volume)
+            raise
 
     def _create_alone(self, source: int, parent: int, volume: str, size: int | None) -> None:
         draft = draft_of(volume)

@@ -216,9 +216,10 @@ class BtrfsParts(Storage):
     def _with_room(self, fd: int, make: Callable[[], None]) -> None:
         """Call ``make`` if more than the reserve is free; a full pool is given time to free what was just deleted.
         Raises :class:`NoRoom`, or ENOSPC: metadata can be full while data is not."""
+        until = self._destroyed_at + _CLEANING  # what a failing `make` destroys itself gives no more time
         while True:
             left = self.free()[0]
-            recent = time.monotonic() - self._destroyed_at < _CLEANING
+            recent = time.monotonic() < until
             if left >= self.settings.reserve:
                 try:
                     return make()

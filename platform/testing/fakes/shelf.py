@@ -62,10 +62,15 @@ class Shelf:
         locks.mkdir(parents=True, exist_ok=True)
         with (locks / name).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for draft in self._listed():
-                if draft.startswith(f"{_DRAFT}{name}-") and draft.removeprefix(_DRAFT).rpartition("-")[0] == name:
-                    shutil.rmtree(self.folder / draft)
+            self.sweep(name)
             yield
+
+    def sweep(self, name: str) -> None:
+        """Remove what a killed worker left of the thing, and of those named ``name`` and a dot. Only while it is :meth:`alone`."""
+        for draft in self._listed():
+            whose = draft.removeprefix(_DRAFT).rpartition("-")[0]
+            if draft.startswith(_DRAFT) and (whose == name or whose.startswith(f"{name}.")):
+                shutil.rmtree(self.folder / draft)
 
     @contextmanager
     def made(self, name: str) -> Iterator[Path]:

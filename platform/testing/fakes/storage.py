@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -96,7 +97,7 @@ class FakeStorage(Storage):
 
     def create(self, volume: str, image: str, size: int | None) -> None:
         self.faults.passing("storage.create")
-        with self._volumes.alone(volume):
+        with self._alone(volume):
             if volume in self._volumes:
                 self._set_size(volume, size)
                 return
@@ -113,7 +114,7 @@ class FakeStorage(Storage):
 
     def delete(self, volume: str) -> None:
         self.faults.passing("storage.delete")
-        with self._volumes.alone(volume):
+        with self._alone(volume):
             for snapshot in self._kept(volume):
                 self._snapshots.drop(snapshot)
             self._volumes.drop(volume)
@@ -121,7 +122,7 @@ class FakeStorage(Storage):
 
     def resize(self, volume: str, size: int | None) -> None:
         self.faults.passing("storage.resize")
-        with self._volumes.alone(volume):
+        with self._alone(volume):
             self._set_size(volume, size)
             self.faults.passing("storage.resize:done")
 
@@ -146,7 +147,7 @@ class FakeStorage(Storage):
 
     def put(self, volume: str, path: str, content: bytes) -> None:
         """Write a file as a container would: an ``OSError`` of EDQUOT past the volume's size, of ENOSPC past the pool's."""
-        with self._volumes.alone(volume):
+        with self._alone(volume):
             usage, target = self.usage(volume), self._volumes.path(volume) / "files" / trees.inside(path)
             more = len(content) - (target.stat().st_size if target.exists() else 0)
             if usage.limit is not None and usage.used + more > usage.limit:
@@ -160,7 +161,7 @@ class FakeStorage(Storage):
 
     def snapshot(self, volume: str, snapshot: str) -> Snapshot:
         self.faults.passing("storage.snapshot")
-        with self._volumes.alone(volume):
+        with self._alone(volume):
             self._record(volume)
             return self._keep(volume, snapshot)
 
@@ -178,12 +179,12 @@ class FakeStorage(Storage):
         return sorted(found, key=lambda one: one.created_at)
 
     def delete_snapshot(self, volume: str, snapshot: str) -> None:
-        with self._volumes.alone(volume):
+        with self._alone(volume):
             self._snapshots.drop(_key(volume, snapshot))
 
     def rollback(self, volume: str, snapshot: str) -> None:
         self.faults.passing("storage.rollback")
-        with self._volumes.alone(volume):
+        with self._alone(volume):
             record = self._record(volume)
             files = self._files_of(volume, snapshot)
             with self._volumes.made(volume) as folder:
@@ -192,7 +193,7 @@ class FakeStorage(Storage):
 
     def clone(self, volume: str, snapshot: str, new: str, size: int | None) -> None:
         self.faults.passing("storage.clone")
-        with self._volumes.alone(new):
+        with self._alone(new):
             if new not in self._volumes:
                 self._make(new, self._files_of(volume, snapshot), size)
 
@@ -212,7 +213,7 @@ class FakeStorage(Storage):
 
     def receive(self, volume: str, snapshot: str, source: BinaryIO, size: int | None) -> None:
         self.faults.passing("storage.receive")
-        with self._volumes.alone(volume):
+        with self._alone(volume):
             if _key(volume, snapshot) in self._snapshots:
                 return
             change = _parsed(source.read())
@@ -230,6 +231,12 @@ class FakeStorage(Storage):
             self._keep(volume, snapshot)
 
     # --- parts
+
+    @contextmanager
+    def _alone(self, volume: str) -> Iterator[None]:
+        with self._volumes.alone(volume):
+            self._snapshots.sweep(volume)
+            yield
 
     def _kept(self, volume: str) -> list[str]:
         return [key for key in self._snapshots.names() if key.partition(".")[0] == volume]

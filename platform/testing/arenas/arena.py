@@ -1,0 +1,156 @@
+"""What all environments share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from hostler.contracts.driver import Driver
+from hostler.core.errors import HostlerError
+from hostler.host import mounts, netns
+from hostler.testing.subjects import Recipe, host_for
+from hostler.testing.zygote import Call, Zygote
+
+_SMALL = "192m"
+
+
+@dataclass
+class Scene:
+    """A verb at work: calls that lead to it, the verb, calls that lead back to nothing. ``owner``: whose things it makes."""
+
+    before: list[Call]
+    call: Call
+    after: list[Call] = field(default_factory=list)
+    owner: str = ""
+
+    @property
+    def verb(self) -> str:
+        """Its name."""
+        return self.call[0]
+
+
+class Arena(ABC):
+    """The environment of one driver in one test. Everything it makes is gone after :meth:`close`."""
+
+    one_thing: ClassVar[bool] = True
+    """Whether several workers may work on one thing at once; else each has its own, as the platform guarantees."""
+    kill_rounds: ClassVar[int] = 8
+    settling: ClassVar[float] = 0.0
+    """Seconds that programs which a killed worker had started are given to end."""
+
+    def __init__(self, spec: str, folder: Path, libexec: Path, settings: str | None) -> None:
+        self.spec = spec
+        self.folder = folder
+        self.places = {"folder": str(folder), "small": str(folder / "small"), "uplink": "up0"}
+        self.recipe = Recipe(spec, host_for(spec, folder, libexec, settings, self.places), self._netns())
+        self._needs_small = "{small}" in (settings or "") or any(
+            self.places["small"] in str(value) for value in self.recipe.host.settings.get(self._key, {}).values()
+        )
+
+    @property
+    def _key(self) -> str:
+        return next(iter(self.recipe.host.settings))
+
+    @property
+    def fake(self) -> bool:
+        """Whether the driver works on plain files, without root."""
+        return "hostler.testing" in {base.__module__.rsplit(".fakes", 1)[0] for base in type(self.driver).__mro__}
+
+    @cached_property
+    def driver(self) -> Driver:
+        """The driver that the test calls."""
+        return self.recipe.make()
+
+    @cached_property
+    def zygote(self) -> Zygote:
+        """Starts processes that call the driver."""
+        return Zygote()
+
+    def _netns(self) -> Path | None:
+        return None
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """The calling thread is where the driver works."""
+        with netns.entered(self.recipe.netns) if self.recipe.netns else contextlib.nullcontext():
+            yield
+
+    def open(self) -> None:
+        """Make the environment, and set the driver up."""
+        if self._needs_small:
+            (self.folder / "small").mkdir()
+            mounts.mount("tmpfs", self.folder / "small", "tmpfs", options=f"size={_SMALL}")
+        self.prepare()
+        with self.inside():
+            self.driver.setup()
+        self.furnish()
+
+    def prepare(self) -> None:
+        """Make what the driver works on, before it is set up."""
+
+    def furnish(self) -> None:
+        """Make what its verbs need, after."""
+
+    def close(self) -> None:
+        """End and remove everything."""
+        if "zygote" in self.__dict__:
+            self.zygote.close()
+        self.clear()
+        for mount in mounts.mounts_below(self.folder):
+            mounts.unmount(mount.point, lazy=True)
+        shutil.rmtree(self.folder)
+
+    def clear(self) -> None:
+        """End what lives outside of the folder."""
+
+    # --- what there is to ask
+
+    @abstractmethod
+    def scenes(self, number: int = 0) -> list[Scene]:
+        """Each verb at work, on things of that number."""
+
+    @abstractmethod
+    def absent(self) -> list[tuple[Call, type[HostlerError] | None]]:
+        """Calls about a thing that does not exist, with the error they raise (None: they succeed)."""
+
+    def refusals(self) -> dict[str, list[Call]]:
+        """Capability → calls that are refused without it."""
+        return {}
+
+    @abstractmethod
+    def hostile(self, name: str) -> list[Call]:
+        """Calls in which ``name`` stands for a thing: those that make something first."""
+
+    # --- how it is asked
+
+    def do(self, call: Call, driver: Driver | None = None) -> object:
+        """Make a call, where the driver works."""
+        verb, args = call
+        with self.inside():
+            return getattr(driver or self.driver, verb)(*args)
+
+    def do_all(self, calls: list[Call]) -> None:
+        """Make calls in order."""
+        for call in calls:
+            self.do(call)
+
+    def inventory(self) -> Counter[tuple[str, str | None]]:
+        """What a driver object that was just made says there is, by kind and owner."""
+        with self.inside():
+            return Counter((item.kind, item.owner) for item in self.recipe.make().inventory())
+
+    def traces(self) -> set[str]:
+        """What can be seen without asking the driver: the files below the node's state folder, locks aside."""
+        found = set()
+        for place, folders, files in os.walk(self.recipe.host.state_dir):
+            folders[:] = [name for name in folders if not name.lstrip(".").startswith("locks")]
+            found |= {os.path.relpath(os.path.join(place, name), self.recipe.host.state_dir) for name in (*folders, *files)}
+        return found

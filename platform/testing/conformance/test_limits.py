@@ -1,0 +1,40 @@
+"""Promises of limits drivers."""
+
+from __future__ import annotations
+
+import pytest
+
+from hostler.core.limits import Limits
+from hostler.core.units import MIB
+from hostler.testing.arenas.limits import SOME, LimitsArena
+
+
+@pytest.mark.promise("members", "who is in the cgroup is known, counted and ended by remove")
+def test_members(arena: LimitsArena) -> None:
+    cgroup = arena.limits.create("c01", SOME)
+    pid = arena.sleeper(cgroup)
+    assert arena.limits.processes("c01") == [pid]
+    assert arena.limits.usage("c01").pids == 1
+    arena.limits.create("c01", SOME)
+    assert arena.limits.processes("c01") == [pid], "create, called again, lost who was in it"
+    arena.limits.remove("c01")
+    assert not arena.alive(pid)
+    assert arena.limits.processes("c01") == []
+
+
+@pytest.mark.promise("ranges", "limits at the ends of what may be asked for are set, or refused in words with the former ones kept")
+def test_ends_of_the_range(arena: LimitsArena) -> None:
+    for limits in (Limits(), Limits(memory=4 * MIB, pids=4, cpu=0.01), Limits(memory=2**50, pids=4_000_000, cpu_weight=10000, io_weight=1000), Limits(cpus="0")):
+        arena.limits.create("c01", SOME)
+        arena.limits.apply("c01", limits)
+        arena.limits.usage("c01")
+        arena.limits.remove("c01")
+    assert "c01" not in {owner for _, owner in arena.inventory()}
+
+
+@pytest.mark.promise("counters", "counters of a new cgroup are near zero and never negative")
+def test_counters(arena: LimitsArena) -> None:
+    arena.limits.create("c01", SOME)
+    usage = arena.limits.usage("c01")
+    assert all(value >= 0 for value in usage.model_dump().values())
+    assert (usage.pids, usage.oom_kills, arena.limits.oom_kills("c01")) == (0, 0, 0)

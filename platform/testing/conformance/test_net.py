@@ -1,0 +1,51 @@
+"""Promises of net drivers."""
+
+from __future__ import annotations
+
+import pytest
+
+from hostler.core.errors import HostlerError
+from hostler.testing.arenas.net import NetArena, link
+
+
+@pytest.mark.promise("attach-whole", "an attach that fails leaves no link and no rule")
+def test_failed_attach(arena: NetArena) -> None:
+    arena.do(("attach", ("c01", link(1), arena.pid(1))))
+    arena.do(("detach", ("c01",)))
+    before, present = arena.traces(), arena.inventory()
+    for pid in (0, -1):
+        with pytest.raises(HostlerError) as raised:
+            arena.do(("attach", ("c01", link(1), pid)))
+        assert raised.value.hint
+        assert arena.inventory() == present
+        assert arena.traces() <= before
+
+
+@pytest.mark.promise("replace", "a link of the same name is replaced; others of the container stay")
+def test_replaced(arena: NetArena) -> None:
+    pid = arena.pid(1)
+    arena.do(("attach", ("c01", link(1), pid)))
+    one = arena.inventory()
+    arena.do(("attach", ("c01", link(2), pid)))
+    assert arena.inventory() == one
+    arena.do(("detach", ("c01",)))
+    if not arena.fake:
+        assert arena.inner_links(1) == ["lo"]
+
+
+@pytest.mark.promise("counters", "counters of a new link are near zero, and never negative")
+def test_counters(arena: NetArena) -> None:
+    arena.do(("attach", ("c01", link(1), arena.pid(1))))
+    with arena.inside():
+        counted = arena.net.counters("c01")
+    assert all(0 <= value < 100_000 for value in counted.model_dump().values())
+    arena.do(("detach", ("c01",)))
+
+
+@pytest.mark.promise("orphans", "links of a container whose process is gone are removed like any other")
+def test_process_gone(arena: NetArena) -> None:
+    before = arena.inventory()
+    arena.do(("attach", ("c01", link(1), arena.pid(1))))
+    arena.clear_process(1)
+    arena.do(("detach", ("c01",)))
+    assert arena.inventory() == before

@@ -1,0 +1,134 @@
+"""The conformance suite as a pytest plugin.
+
+    pytest --pyargs hostler.testing --driver storage:btrfs
+    pytest --pyargs hostler.testing --driver net:mine --driver-settings '{"uplink": "{uplink}"}'
+
+Without ``--driver`` it does nothing. ``--driver`` may be given several times; all but those of the fakes need root.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from hostler.testing.arenas.arena import Arena
+
+_SUITE = Path(__file__).resolve().parent / "conformance"
+_RESULTS = pytest.StashKey[dict[tuple[str, str], str]]()
+_PROMISES = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--driver`` and its companions."""
+    group = parser.getgroup("hostler", "conformance of Hostler's drivers")
+    group.addoption("--driver", action="append", default=[], metavar="GROUP:NAME", help="the driver to test; may be given several times")
+    group.addoption("--driver-settings", metavar="JSON", help="its settings; {folder}, {small} and {uplink} stand for places that the suite makes")
+    group.addoption("--driver-libexec", metavar="FOLDER", help="where hostler-init and hostler-launch are; default: compiled for the run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker, and where results are kept."""
+    config.addinivalue_line("markers", "promise(id, sentence): what a driver promises and the test checks")
+    config.stash[_RESULTS] = {}
+    config.stash[_PROMISES] = {}
+
+
+def _in_suite(path: Path) -> bool:
+    return _SUITE in path.resolve().parents
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Of the suite, only what is for the chosen drivers' contracts."""
+    if not _in_suite(collection_path) or collection_path.suffix != ".py":
+        return None
+    chosen: list[str] = config.getoption("--driver")
+    if not chosen:
+        raise pytest.UsageError("say which driver: --driver group:name, such as storage:btrfs")
+    part = collection_path.stem.removeprefix("test_")
+    return None if part == "shared" or part in {spec.partition(":")[0] for spec in chosen} else True
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test of the suite once for each driver that it is for."""
+    if "arena" in metafunc.fixturenames and _in_suite(Path(metafunc.definition.path)):
+        part = Path(metafunc.definition.path).stem.removeprefix("test_")
+        chosen = [spec for spec in metafunc.config.getoption("--driver") if part in ("shared", spec.partition(":")[0])]
+        metafunc.parametrize("arena", chosen, indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Remember every promise that is checked, kept or not."""
+    for item in items:
+        mark = item.get_closest_marker("promise")
+        if mark is not None:
+            item.config.stash[_PROMISES][mark.args[0]] = mark.args[1]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Note how each promise fared. A promise with several tests is kept when all of them pass."""
+    report: Any = yield
+    mark, spec = item.get_closest_marker("promise"), getattr(item, "callspec", None)
+    if mark is not None and spec is not None and "arena" in spec.params:
+        results, key = item.config.stash[_RESULTS], (spec.params["arena"], mark.args[0])
+        if report.failed:
+            results[key] = "BROKEN"
+        elif report.skipped:
+            results.setdefault(key, "-")
+        elif report.when == "call" and results.get(key) != "BROKEN":
+            results[key] = "kept"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The table of drivers and promises."""
+    results = config.stash[_RESULTS]
+    if not results:
+        return
+    results = {key: results[key] for key in sorted(results)}
+    drivers = list(dict.fromkeys(driver for driver, _ in results))
+    promises = config.stash[_PROMISES]
+    width = max(len(promise) for promise in promises)
+    columns = [max(len(driver), 6) for driver in drivers]
+    terminalreporter.section("promises")
+    terminalreporter.write_line(" ".join(["promise".ljust(width), *(driver.ljust(size) for driver, size in zip(drivers, columns, strict=True)), "what it says"]))
+    for promise, sentence in promises.items():
+        cells = [results.get((driver, promise), "").ljust(size) for driver, size in zip(drivers, columns, strict=True)]
+        terminalreporter.write_line(" ".join([promise.ljust(width), *cells, sentence]), red=any("BROKEN" in cell for cell in cells))
+
+
+@pytest.fixture(scope="session")
+def driver_libexec(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the compiled programs that ns drivers start; empty for drivers that start none."""
+    given = request.config.getoption("--driver-libexec")
+    if given:
+        return Path(given)
+    folder = tmp_path_factory.mktemp("libexec")
+    if any(spec.startswith("ns:") and "fake" not in spec for spec in request.config.getoption("--driver")):
+        from hostler.host import native
+
+        native.build(folder)
+    return folder
+
+
+@pytest.fixture
+def arena(request: pytest.FixtureRequest, driver_libexec: Path) -> Iterator[Arena]:
+    """The environment of a driver, made for one test and removed after it."""
+    from hostler.testing.arenas import ARENAS
+
+    folder = Path(tempfile.mkdtemp(prefix="hst-kit-", dir=request.config.getoption("basetemp") or os.environ.get("TMPDIR", "/var/tmp")))
+    folder.chmod(0o755)
+    made = ARENAS[request.param.partition(":")[0]](request.param, folder, driver_libexec, request.config.getoption("--driver-settings"))
+    try:
+        if not made.fake and os.geteuid() != 0:
+            pytest.skip("drivers of real things need root")
+        made.open()
+        yield made
+    finally:
+        made.close()
