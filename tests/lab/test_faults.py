@@ -276,39 +276,64 @@ def _answers(platform: Platform) -> bool:
 
 
 def test_redis_emptied_and_killed(platform: Platform, bystanders: Bystanders) -> None:
-    operations = _crowd(platform, "emptied")
+    """Emptied at several moments of a crowd's work, which takes what is in the queues and the queues' own registers; then killed."""
+    chance = random.Random(_SEED)
+    operations = []
     with redis.Redis(unix_socket_path=str(platform.apart.lab.redis_socket)) as broker:
-        broker.flushall()
-    operations += _crowd(platform, "between")
-    time.sleep(0.03)
+        for number in range(4):
+            operations += _crowd(platform, f"emptied-{number}")
+            time.sleep(chance.uniform(0, 0.08))
+            broker.flushall()
+    operations += _crowd(platform, "killed")
     before = platform.kill("redis")
     platform.wait_for("redis", before)
     operations += _crowd(platform, "after")
     _all_end_well(platform, operations)
     began = time.monotonic()
     platform.create("as-ever")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 5
+
+
+def test_messages_lost_in_the_queues(platform: Platform, bystanders: Bystanders) -> None:
+    """Servers that hang for a moment let messages pile up, and the broker loses them all: the leases bring the work back."""
+    for number in range(4):
+        platform.create(f"lost-{number}")
+    workers = [pid for name, pid in platform.apart.pids().items() if name.startswith("node-")]
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        operations = [platform.client.stop("lost-0"), platform.client.exec("lost-1", {"args": ["true"]}), platform.client.restart("lost-2")]
+        operations += [platform.client.resize("lost-3", {"cpu": 0.2})]
+        wait_until(lambda: all(platform.client.operation(one.id).state == "running" for one in operations), 10)
+        with redis.Redis(unix_socket_path=str(platform.apart.lab.redis_socket)) as broker:
+            broker.flushall()
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+    for operation in operations:
+        assert ended(platform, operation.id).state == "done"
 
 
 # --- the watch ---
 
 
 def test_a_watch_killed_loses_no_line_and_no_end(platform: Platform, bystanders: Bystanders) -> None:
+    """What runs on loses nothing. Of what ends while nobody watches the end is told, though no longer how: its pipe went with it."""
     platform.create_on("alpha", "counting", *_COUNTING)
     told_before = platform.create_on("alpha", "told-before", "sh", "-c", "exit 3")
     platform.event("told-before", "exited")
-    platform.create_on("alpha", "meanwhile", "sh", "-c", "while ! [ -e /go ]; do usleep 20000; done; exit 4")
+    meanwhile = platform.create_on("alpha", "meanwhile", "sh", "-c", "while ! [ -e /go ]; do usleep 20000; done; exit 4")
     before = platform.kill("watch-alpha")
     platform.shell("meanwhile", "touch /go")
     platform.wait_for("watch-alpha", before)
-    assert platform.event("meanwhile", "exited").details["code"] == 4
+    assert platform.event("meanwhile", "exited").details["code"] in (4, None)
     wait_until(lambda: platform.client.container("meanwhile").state == "stopped", 15)
     time.sleep(0.5)
     lines = [int(line.text) for line in platform.client.logs("counting").lines]
     assert lines == list(range(1, len(lines) + 1))
     assert len(lines) > 100
-    for name in ("meanwhile", told_before.name):
-        assert [event.kind for event in platform.client.events(container=name)].count("exited") == 1
+    for one in (meanwhile, told_before):
+        assert [(event.kind, event.container_id) for event in platform.client.events(container=one.name)].count(("exited", one.id)) == 1
 
 
 def test_an_end_whose_news_is_lost_is_told_again(platform: Platform, bystanders: Bystanders) -> None:
