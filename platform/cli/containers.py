@@ -119,6 +119,13 @@ def _shown(found: ContainerOut) -> list[tuple[str, object]]:
     ]
 
 
+def _waited(used: UsageOut) -> list[tuple[str, object]]:
+    """Why it was slow, where the server's kernel tells."""
+    shares = {"cpu": used.cpu_pressure, "memory": used.memory_pressure, "disk": used.io_pressure}
+    known = [f"{share:.0f}% for {what}" for what, share in shares.items() if share is not None]
+    return [("waited", f"{', '.join(known)} in the last 10 s")] if known else []
+
+
 def _used(found: ContainerOut, used: UsageOut) -> list[tuple[str, object]]:
     from hostler.core.units import format_size
 
@@ -132,6 +139,7 @@ def _used(found: ContainerOut, used: UsageOut) -> list[tuple[str, object]]:
         ("swap", format_size(used.swap)),
         ("cpu", f"{used.cpu_ns / 1e9:.2f} s used, {used.cpu_throttled_ns / 1e9:.2f} s held back"),
         ("pids", f"{used.pids}" + (f" of {limits.pids}" if limits.pids else "") + f", limit hit {used.pids_limit_hits} times"),
+        *_waited(used),
         ("disk", disk),
         ("disk i/o", f"{format_size(used.io_read_bytes)} read, {format_size(used.io_write_bytes)} written"),
         ("network", f"{format_size(used.net_in_bytes)} in, {format_size(used.net_out_bytes)} out"),

@@ -88,20 +88,28 @@ class LimitsChange(BaseModel):
 class Usage(BaseModel):
     """What a container uses now, its high-water marks, and how often a limit hit it. Read by a limits driver.
 
-    Counters only grow during one life of the cgroup.
+    Counters only grow during one life of the cgroup. A pressure (the kernel's ``some avg10``) is None where the kernel keeps none, a
+    mark or count that it does not keep is 0.
     """
 
     cpu_ns: int = 0
     cpu_throttled_ns: int = 0
+    cpu_throttled_periods: int = Field(default=0, description="how often the CPU cap made it wait")
     memory: int = Field(default=0, description="bytes, page cache included")
     memory_peak: int = 0
     memory_limit_hits: int = 0
     oom_kills: int = 0
     swap: int = 0
+    swap_peak: int = 0
+    swap_limit_hits: int = 0
     pids: int = 0
+    pids_peak: int = 0
     pids_limit_hits: int = 0
     io_read_bytes: int = 0
     io_write_bytes: int = 0
+    cpu_pressure: float | None = Field(default=None, description="% of the last 10 s in which a process waited for a processor")
+    memory_pressure: float | None = Field(default=None, description="% of the last 10 s in which a process waited for memory")
+    io_pressure: float | None = Field(default=None, description="% of the last 10 s in which a process waited for block I/O")
     disk: int = Field(default=0, description="bytes of the root volume")
     net_in_bytes: int = 0
     net_out_bytes: int = 0

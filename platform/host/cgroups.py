@@ -207,6 +207,29 @@ def oom_kills(folders: Mapping[str, str]) -> int:
     return keyed(Path(folders[UNIFIED]), "memory.events").get("oom_kill", 0)
 
 
+def pressure(folder: Path, resource: str) -> float | None:
+    """Percent of the last ten seconds in which some process there waited for ``cpu``, ``memory`` or ``io``.
+
+    ``some avg10`` of the pressure stall information, which version 2 alone has. None where the kernel keeps it not (built without,
+    off by ``psi=0`` or ``cgroup.pressure``). FileNotFoundError without the cgroup.
+    """
+    try:
+        text = read(folder, f"{resource}.pressure")
+    except FileNotFoundError:
+        if not folder.is_dir():
+            raise
+        return None
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return None
+    for line in text.splitlines():
+        kind, *pairs = line.split()
+        if kind == "some":
+            return float(dict(pair.split("=", 1) for pair in pairs)["avg10"])
+    return None
+
+
 def memory_limit(folders: Mapping[str, str]) -> int | None:
     """The memory limit in bytes, None when there is none. FileNotFoundError without the cgroup."""
     if MEMORY in folders:

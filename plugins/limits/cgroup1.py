@@ -222,18 +222,28 @@ def _usage(folders: Mapping[str, Path]) -> Usage:
         hits += int(cgroups.read(memory, "memory.memsw.failcnt"))
         swapped = max(0, int(cgroups.read(memory, "memory.memsw.usage_in_bytes")) - in_use)
     read, written = _io_bytes(folders["blkio"]) if "blkio" in folders else (0, 0)
+    throttled = cgroups.keyed(folders["cpu"], "cpu.stat")
+    peak = pids / "pids.peak"
+    # a version 2 without controllers is often mounted beside: it counts pressure all the same
+    unified = folders.get(cgroups.UNIFIED)
+    pressure = {name: cgroups.pressure(unified, name) if unified else None for name in ("cpu", "memory", "io")}
     return Usage(
         cpu_ns=int(cgroups.read(folders.get("cpuacct", folders["cpu"]), "cpuacct.usage")),  # often one hierarchy
-        cpu_throttled_ns=cgroups.keyed(folders["cpu"], "cpu.stat").get("throttled_time", 0),
+        cpu_throttled_ns=throttled.get("throttled_time", 0),
+        cpu_throttled_periods=throttled.get("nr_throttled", 0),
         memory=in_use,
         memory_peak=int(cgroups.read(memory, "memory.max_usage_in_bytes")),
         memory_limit_hits=hits,
         oom_kills=cgroups.keyed(memory, "memory.oom_control").get("oom_kill", 0),
         swap=swapped,
         pids=int(cgroups.read(pids, "pids.current")),
+        pids_peak=int(peak.read_text()) if peak.exists() else 0,
         pids_limit_hits=cgroups.keyed(pids, "pids.events").get("max", 0),
         io_read_bytes=read,
         io_write_bytes=written,
+        cpu_pressure=pressure["cpu"],
+        memory_pressure=pressure["memory"],
+        io_pressure=pressure["io"],
     )
 
 

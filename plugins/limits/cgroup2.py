@@ -252,6 +252,7 @@ def read_usage(folder: Path) -> Usage:
     """Counters of a cgroup; a controller that is not there leaves zeros. FileNotFoundError without the cgroup."""
     cpu = cgroups.keyed(folder, "cpu.stat")
     events = cgroups.keyed(folder, "memory.events")
+    swap = cgroups.keyed(folder, "memory.swap.events") if (folder / "memory.swap.events").exists() else {}
     read = written = 0
     for line in _optional(folder, "io.stat", "").splitlines():
         fields = dict(word.split("=", 1) for word in line.split()[1:] if "=" in word)
@@ -260,15 +261,22 @@ def read_usage(folder: Path) -> Usage:
     return Usage(
         cpu_ns=cpu.get("usage_usec", 0) * 1000,
         cpu_throttled_ns=cpu.get("throttled_usec", 0) * 1000,
+        cpu_throttled_periods=cpu.get("nr_throttled", 0),
         memory=int(cgroups.read(folder, "memory.current")),
         memory_peak=int(_optional(folder, "memory.peak", "0")),
         memory_limit_hits=events.get("max", 0),
         oom_kills=events.get("oom_kill", 0),
         swap=int(_optional(folder, "memory.swap.current", "0")),
+        swap_peak=int(_optional(folder, "memory.swap.peak", "0")),
+        swap_limit_hits=swap.get("max", 0),
         pids=int(cgroups.read(folder, "pids.current")),
+        pids_peak=int(_optional(folder, "pids.peak", "0")),
         pids_limit_hits=cgroups.keyed(folder, "pids.events").get("max", 0),
         io_read_bytes=read,
         io_write_bytes=written,
+        cpu_pressure=cgroups.pressure(folder, "cpu"),
+        memory_pressure=cgroups.pressure(folder, "memory"),
+        io_pressure=cgroups.pressure(folder, "io"),
     )
 
 

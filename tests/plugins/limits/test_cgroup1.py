@@ -135,6 +135,7 @@ def test_cpu_cap(world: World) -> None:
     time.sleep(0.3)
     assert cpu_share(world, [spec.id], 3.0)[0] == pytest.approx(0.3, rel=0.1)
     assert world.limits.usage(spec.id).cpu_throttled_ns > 0
+    assert world.limits.usage(spec.id).cpu_throttled_periods > 5
 
 
 def test_cpu_weights(world: World) -> None:
@@ -144,6 +145,21 @@ def test_cpu_weights(world: World) -> None:
     time.sleep(0.5)
     low, high = cpu_share(world, [light.id, heavy.id], 4.0)
     assert high / low == pytest.approx(3, rel=0.12)
+
+
+def test_pressure_and_marks_are_read_back(world: World) -> None:
+    """Two that want one processor: each waits half of the time. Then their most processes are remembered."""
+    pinned = Limits(cpus="1", memory=32 << 20, pids=30)
+    spec = world.up("sh", "-c", f"({BUSY}) & {BUSY}", limits=pinned)
+    usage = world.limits.usage(spec.id)
+    if usage.cpu_pressure is None:
+        pytest.skip("this kernel counts no pressure: no cgroup v2 beside, or psi=0")
+    eventually(lambda: (world.limits.usage(spec.id).cpu_pressure or 0) > 10, 20)
+    assert (usage.memory_pressure, usage.io_pressure) != (None, None)
+    world.sh(spec, "for i in 1 2 3 4 5 6; do sleep 0.1 & done; wait")
+    usage = world.limits.usage(spec.id)
+    if (Path(world.limits.create(spec.id, pinned).parents["pids"]) / "pids.peak").exists():
+        assert usage.pids < 9 <= usage.pids_peak
 
 
 def test_absent_container(world: World) -> None:

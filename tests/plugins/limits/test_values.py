@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from hostler.core.errors import Conflict
 from hostler.core.limits import IoRate, Limits
+from hostler.host import cgroups
 from hostler.host.cgroups import UNIFIED
 from hostler_plugins.limits import cgroup2, v1, v2
 from hostler_plugins.limits.writes import Write, apply_all
@@ -142,6 +144,13 @@ def test_v2_usage(tmp_path: Path) -> None:
     for file, text in {
         "cpu.stat": "usage_usec 5\nnr_throttled 1\nthrottled_usec 7\n",
         "memory.current": "4096\n",
+        "memory.peak": "8192\n",
+        "memory.swap.current": "512\n",
+        "memory.swap.peak": "1024\n",
+        "memory.swap.events": "high 0\nmax 9\nfail 11\n",
+        "pids.peak": "40\n",
+        "cpu.pressure": "some avg10=12.50 avg60=1.00 avg300=0.10 total=5\nfull avg10=3.00 avg60=0.00 avg300=0.00 total=1\n",
+        "memory.pressure": "some avg10=0.00 avg60=1.00 avg300=0.10 total=5\n",
         "memory.events": "low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\n",
         "pids.current": "4\n",
         "pids.events": "max 6\n",
@@ -152,3 +161,18 @@ def test_v2_usage(tmp_path: Path) -> None:
     assert (usage.cpu_ns, usage.cpu_throttled_ns, usage.memory, usage.memory_limit_hits) == (5000, 7000, 4096, 3)
     assert (usage.oom_kills, usage.pids, usage.pids_limit_hits) == (2, 4, 6)
     assert (usage.io_read_bytes, usage.io_write_bytes) == (11, 22)
+    assert (usage.memory_peak, usage.swap, usage.swap_peak, usage.swap_limit_hits) == (8192, 512, 1024, 9)
+    assert (usage.pids_peak, usage.cpu_throttled_periods) == (40, 1)
+    assert (usage.cpu_pressure, usage.memory_pressure, usage.io_pressure) == (12.5, 0.0, None)
+
+
+def test_pressure_that_the_kernel_keeps_not_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cgroups.pressure(tmp_path, "cpu") is None
+    with pytest.raises(FileNotFoundError):
+        cgroups.pressure(tmp_path / "gone", "cpu")
+
+    def off(folder: Path, file: str) -> str:
+        raise OSError(errno.EOPNOTSUPP, "psi=0", file)
+
+    monkeypatch.setattr(cgroups, "read", off)
+    assert cgroups.pressure(tmp_path, "io") is None
