@@ -70,17 +70,30 @@ def _below(mount: mountinfo.Mount, path: str) -> Path | None:
 
 
 def read(folder: Path, file: str) -> str:
-    """Content of a cgroup's file without the last newline."""
-    return (folder / file).read_text().rstrip("\n")
+    """Content of a cgroup's file without the last newline. FileNotFoundError without the cgroup, and while it goes away."""
+    try:
+        return (folder / file).read_text().rstrip("\n")
+    except OSError as error:
+        _check_there(error, folder, file)
+        raise
 
 
 def write(folder: Path, file: str, value: str) -> None:
-    """One write(2) of ``value``. OSError is passed on: its errno tells what the kernel refused."""
+    """One write(2) of ``value``. OSError is passed on: its errno tells what the kernel refused. FileNotFoundError as with :func:`read`."""
     handle = os.open(folder / file, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(handle, value.encode())
+    except OSError as error:
+        _check_there(error, folder, file)
+        raise
     finally:
         os.close(handle)
+
+
+def _check_there(error: OSError, folder: Path, file: str) -> None:
+    """ENODEV is said of a file that was open when its cgroup was removed, but also of a block device that is not there."""
+    if error.errno == errno.ENODEV and not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the cgroup has just been removed", str(folder / file)) from error
 
 
 def keyed(folder: Path, file: str) -> dict[str, int]:
@@ -159,10 +172,9 @@ def kill_all(folder: Path, timeout: float = 10, *, stop_forks: bool = True) -> N
 
 
 def _let_die(folder: Path) -> None:
-    state = folder / "freezer.state"
     with contextlib.suppress(FileNotFoundError):
-        if state.read_text() != "THAWED\n":
-            write(folder, state.name, "THAWED")
+        if read(folder, "freezer.state") != "THAWED":
+            write(folder, "freezer.state", "THAWED")
 
 
 def stop_forks_in(folder: Path) -> None:

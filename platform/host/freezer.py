@@ -8,7 +8,6 @@ Version 2: ``cgroup.freeze`` (Linux 5.2 and newer); a frozen process dies of SIG
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,9 +28,8 @@ def frozen(folders: Mapping[str, str]) -> bool:
             return cgroups.read(Path(folders[FREEZER]), _STATE) != "THAWED"
         if cgroups.UNIFIED in folders:
             return cgroups.read(Path(folders[cgroups.UNIFIED]), _FREEZE) == "1"
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENODEV):
-            raise
+    except FileNotFoundError:
+        return False
     return False
 
 

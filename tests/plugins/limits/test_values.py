@@ -176,3 +176,17 @@ def test_pressure_that_the_kernel_keeps_not_is_none(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(cgroups, "read", off)
     assert cgroups.pressure(tmp_path, "io") is None
+
+
+def test_a_cgroup_that_goes_away_while_it_is_read_is_told_as_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says ENODEV of a file that was open when its cgroup was removed, and of a block device that is not there."""
+
+    def no_such_device(path: Path) -> str:
+        raise OSError(errno.ENODEV, "No such device", str(path))
+
+    monkeypatch.setattr(Path, "read_text", no_such_device)
+    with pytest.raises(FileNotFoundError):
+        cgroups.read(tmp_path / "gone", "cgroup.procs")
+    with pytest.raises(OSError, match="No such device"):
+        cgroups.read(tmp_path, "io.max")
+    assert cgroups.processes(tmp_path / "gone") == []
