@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hostler.broker import Broker
 from hostler.core.api import LogPage, UsageOut
-from hostler.core.errors import Conflict
+from hostler.core.errors import Conflict, Unavailable
 from hostler.core.specs import DriverNames
 from hostler.operations.requests import find_container
 from hostler.store.models import Account
@@ -55,6 +55,8 @@ def _place(account: Account, name: str) -> Place:
         found = find_container(session, account, name)
         if found.node is None:
             raise Conflict(f"container {found.name} is not on a server yet", hint="wait until it runs", code="wrong_state")
+        if found.node.state == "offline":  # it would be waited for in vain, and a thread with it
+            raise Unavailable(f"server {found.node.name} is offline", hint="wait until it is back: hostler node list tells", code="node_offline")
         return Place(found.id, found.node.name, DriverNames.model_validate(found.drivers).model_dump())
 
 
