@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "image": ("images", "image", "Images: list, show, build, import, delete."),
     "plan": ("plans", "plan", "Plans: list, create, delete."),
     "node": ("nodes", "node", "Servers: list, show."),
+    "plugins": ("plugins", "plugins", "Show the drivers of all servers."),
     "account": ("accounts", "account", "Accounts: list, create."),
     "token": ("accounts", "token", "Tokens: list, create, revoke."),
     "op": ("operations", "op", "Operations: list, show, follow, cancel."),

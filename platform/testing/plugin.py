@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hostler.testing.arenas.arena import Arena
 
 _SUITE = Path(__file__).resolve().parent / "conformance"
+GROUPS = ("ns", "net", "storage", "limits", "images")
 _RESULTS = pytest.StashKey[dict[tuple[str, str], str]]()
 _PROMISES = pytest.StashKey[dict[str, str]]()
 
@@ -29,12 +30,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("hostler", "conformance of Hostler's drivers")
     group.addoption("--driver", action="append", default=[], metavar="GROUP:NAME", help="the driver to test; may be given several times")
     group.addoption("--driver-settings", metavar="JSON", help="its settings; {folder}, {small} and {uplink} stand for places that the suite makes")
+    group.addoption("--driver-kills", type=int, metavar="N", help="how often a worker is killed in each verb (default 8; 5 for ns)")
     group.addoption("--driver-libexec", metavar="FOLDER", help="where hostler-init and hostler-launch are; default: compiled for the run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """The marker, and where results are kept."""
     config.addinivalue_line("markers", "promise(id, sentence): what a driver promises and the test checks")
+    for spec in config.getoption("--driver"):
+        if spec.partition(":")[0] not in GROUPS or not spec.partition(":")[2]:
+            raise pytest.UsageError(f"--driver {spec}: write group:name with a group of {', '.join(GROUPS)}")
     config.stash[_RESULTS] = {}
     config.stash[_PROMISES] = {}
 
@@ -125,6 +130,7 @@ def arena(request: pytest.FixtureRequest, driver_libexec: Path) -> Iterator[Aren
     folder = Path(tempfile.mkdtemp(prefix="hst-kit-", dir=request.config.getoption("basetemp") or os.environ.get("TMPDIR", "/var/tmp")))
     folder.chmod(0o755)
     made = ARENAS[request.param.partition(":")[0]](request.param, folder, driver_libexec, request.config.getoption("--driver-settings"))
+    made.kill_rounds = request.config.getoption("--driver-kills") or made.kill_rounds
     try:
         if not made.fake and os.geteuid() != 0:
             pytest.skip("drivers of real things need root")

@@ -7,7 +7,9 @@ Only the kit itself writes to it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import pickle
 import random
@@ -68,6 +70,14 @@ class Zygote:
         pickle.dump(request, self._process.stdin)
         self._process.stdin.flush()
         return pickle.load(self._process.stdout)
+
+
+@functools.cache
+def shared() -> Zygote:
+    """The one of this process, ended with it."""
+    made = Zygote()
+    atexit.register(made.close)
+    return made
 
 
 def _child(recipe: Recipe, calls: Sequence[Call], words: str) -> None:

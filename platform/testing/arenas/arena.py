@@ -17,7 +17,7 @@ from hostler.contracts.driver import Driver
 from hostler.core.errors import HostlerError
 from hostler.host import mounts, netns
 from hostler.testing.subjects import Recipe, host_for
-from hostler.testing.zygote import Call, Zygote
+from hostler.testing.zygote import Call, Zygote, shared
 
 _SMALL = "192m"
 
@@ -42,7 +42,7 @@ class Arena(ABC):
 
     one_thing: ClassVar[bool] = True
     """Whether several workers may work on one thing at once; else each has its own, as the platform guarantees."""
-    kill_rounds: ClassVar[int] = 8
+    kill_rounds: int = 8
     settling: ClassVar[float] = 0.0
     """Seconds that programs which a killed worker had started are given to end."""
 
@@ -69,10 +69,10 @@ class Arena(ABC):
         """The driver that the test calls."""
         return self.recipe.make()
 
-    @cached_property
+    @property
     def zygote(self) -> Zygote:
-        """Starts processes that call the driver."""
-        return Zygote()
+        """Starts processes that call the driver. One for all tests of a run."""
+        return shared()
 
     def _netns(self) -> Path | None:
         return None
@@ -101,8 +101,6 @@ class Arena(ABC):
 
     def close(self) -> None:
         """End and remove everything."""
-        if "zygote" in self.__dict__:
-            self.zygote.close()
         self.clear()
         for mount in mounts.mounts_below(self.folder):
             mounts.unmount(mount.point, lazy=True)

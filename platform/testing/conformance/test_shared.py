@@ -121,8 +121,8 @@ def test_killed_in_the_middle(arena: Arena) -> None:
         arena.do_all(scene.after)
         for _ in range(arena.kill_rounds):
             arena.do_all(scene.before)
-            arena.zygote.killed(arena.recipe, [scene.call], random.uniform(0, 1.5 * lasts + 0.003))
-            time.sleep(arena.settling)
+            arena.zygote.killed(arena.recipe, [scene.call], random.uniform(0, 1.2 * lasts + 0.002))
+            time.sleep(0 if arena.fake else arena.settling)
             arena.do(scene.call, arena.recipe.make())
             assert arena.inventory() == whole, f"after a death in {scene.verb} and {scene.verb} again"
             arena.do_all(scene.after)

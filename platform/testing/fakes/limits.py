@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
 from typing import ClassVar
 
@@ -103,4 +105,6 @@ def read_pids(cgroup: Path) -> list[int]:
 
 def write_pids(cgroup: Path, pids: list[int]) -> None:
     """Set the pids of a fake cgroup, which must exist."""
-    (cgroup / "procs").write_text(json.dumps(pids))
+    temporary = cgroup / f".procs-{threading.get_native_id()}"
+    temporary.write_text(json.dumps(pids))
+    os.replace(temporary, cgroup / "procs")
