@@ -124,7 +124,11 @@ class Storage(Driver):
 
     @abstractmethod
     def root_plan(self, volume: str) -> RootPlan:
-        """How to mount the volume as a container's root."""
+        """How to mount the volume as a container's root. What that needs on the host stays until :meth:`detach`."""
+
+    def detach(self, volume: str) -> None:
+        """No container uses the volume any more: let go what :meth:`root_plan` made on the host. A volume that is not in use, or does
+        not exist, is a success."""
 
     @abstractmethod
     def free(self) -> tuple[int, int]:

@@ -17,6 +17,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _FICLONE: Final = 0x40049409
 _FICLONERANGE: Final = 0x4020940D
 _EXCHANGE: Final = 2
+_PUNCH_KEEPING_SIZE: Final = 3
 #: What a file system says that cannot share blocks between these two files.
 _NOT_SHARED = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL})
 
@@ -36,6 +37,13 @@ def share(source: int, target: int) -> bool:
             return False
         raise
     return True
+
+
+def punch(handle: int, start: int, length: int) -> None:
+    """Make a hole in a file: zeros that take no room. EOPNOTSUPP where there are no holes."""
+    if _libc.fallocate(handle, _PUNCH_KEEPING_SIZE, ctypes.c_long(start), ctypes.c_long(length)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def exchange(first: str, second: str, folder: int, other: int | None = None) -> None:

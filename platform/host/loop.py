@@ -23,7 +23,7 @@ from hostler.host.process import run
 
 _CONTROL = Path("/dev/loop-control")
 _MAJOR = 7
-_GET_STATUS, _CONFIGURE, _GET_FREE = 0x4C05, 0x4C0A, 0x4C82
+_GET_STATUS, _SET_CAPACITY, _CONFIGURE, _GET_FREE = 0x4C05, 0x4C07, 0x4C0A, 0x4C82
 _AUTOCLEAR = 4
 #: How often another program may snatch the free device that the kernel told us of.
 _ATTEMPTS = 64
@@ -108,6 +108,40 @@ def device_of(file: Path) -> Path | None:
         if info is not None and (info.device, info.inode) == (wanted.st_dev, wanted.st_ino):
             return device
     return None
+
+
+def mount_file(file: Path, at: Path, fstype: str, options: str = "") -> None:
+    """Mount the file system in ``file`` on the folder ``at``, without device nodes, unless it is mounted there. Its loop device
+    goes with its last mount. For one caller at a time. Raises :class:`Conflict`, :class:`HostFailure`."""
+    with explained(f"mount {file}"):
+        if not _holds(at, file):
+            _mount(file, at, fstype, options)
+
+
+def follow_size(file: Path) -> None:
+    """Tell the loop device on ``file`` that the file has another size now. Raises :class:`OSError`."""
+    device = device_of(file)
+    if device is not None:
+        handle = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(handle, _SET_CAPACITY, 0)
+        finally:
+            os.close(handle)
+
+
+def attached_below(folder: Path) -> list[tuple[Path, Path]]:
+    """Loop devices on files in ``folder`` or below, each with its file; a file that was deleted is told by its last name."""
+    found = []
+    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            file = Path(entry.read_text().rstrip("\n").removesuffix(" (deleted)"))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+                continue  # detached meanwhile
+            raise
+        if folder in file.parents:
+            found.append((Path("/dev") / entry.parent.parent.name, file))
+    return found
 
 
 def _draft(file: Path) -> Path:

@@ -123,10 +123,11 @@ def unmount(point: Path, *, lazy: bool = False) -> None:
                 raise _failed(number, f"unmount {point}")
 
 
-def users_of(device: tuple[int, int], root: str | None = None) -> list[int]:
+def users_of(device: tuple[int, int], root: str | None = None, *, but_at: Path | None = None) -> list[int]:
     """Processes in whose mount namespaces a file system is mounted: any folder of it, or ``root`` and what is below.
 
-    One process for each namespace, our own left out: a container's mounts are in its own. Reads one file for each.
+    One process for each namespace, our own left out: a container's mounts are in its own. Mounts at ``but_at`` do not count:
+    other services' namespaces have copies of the host's. Reads one file for each namespace.
     """
     seen, found = {os.readlink("/proc/self/ns/mnt")}, []
     for entry in os.listdir("/proc"):
@@ -142,7 +143,8 @@ def users_of(device: tuple[int, int], root: str | None = None) -> list[int]:
                 continue
             raise
         seen.add(namespace)
-        if any(mount.device == device and (root is None or _within(mount.root, root)) for mount in mounted):
+        there = [mount for mount in mounted if mount.device == device and mount.point != but_at]
+        if any(root is None or _within(mount.root, root) for mount in there):
             found.append(int(entry))
     return found
 

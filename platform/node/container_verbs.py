@@ -152,9 +152,10 @@ def _signal_number(name: str) -> int:
 
 
 def sandbox_delete(server: Server, batch: Batch, _: Nothing) -> None:
-    """Kill what runs and remove the sandbox."""
+    """Kill what runs, remove the sandbox, and let go of its volume."""
     spec = spec_of(batch)
     server.drivers.ns(spec.drivers.ns).delete(spec.id)
+    server.drivers.storage(spec.drivers.storage).detach(spec.id)
     server.nudge(spec.id)
 
 

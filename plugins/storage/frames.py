@@ -35,7 +35,8 @@ class Header(BaseModel):
     image: str | None = Field(default=None, max_length=64)
     """Id of the image that the volume was made from: its files may be found on the receiving server too."""
     size: int = Field(default=0, ge=0, le=2**62)
-    """Bytes of the file system, where that is in a file."""
+    """Bytes of the file system, where that is in a file; of them ``own`` bytes are taken by an empty one."""
+    own: int = Field(default=0, ge=0, le=2**62)
 
 
 def damaged(why: str) -> Invalid:

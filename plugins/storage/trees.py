@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from hostler.host.beneath import open_beneath
 
@@ -38,12 +39,18 @@ def remove_tree(folder: Path) -> None:
         return
     with _opened(folder) as top:
         count = _empty(top, top)
-        while names := os.listdir(top):
+        while names := _names(top):
             for name in names:
                 with _opened(name, top) as inside:
                     count = _empty(inside, top, count)
                 os.rmdir(name, dir_fd=top)
     os.rmdir(folder)
+
+
+def _names(folder: int) -> list[str]:
+    """What is in a folder now. btrfs shows names made since only after a seek to the beginning."""
+    os.lseek(folder, 0, os.SEEK_SET)
+    return os.listdir(folder)
 
 
 def _empty(folder: int, top: int, count: int = 0) -> int:
@@ -82,13 +89,23 @@ def _move_up(name: str, folder: int, top: int, count: int) -> int:
             return count
 
 
-def bytes_below(folder: Path, most: int) -> int:
-    """Bytes on disk of what is in ``folder``, a file with several names once.
+class Below(NamedTuple):
+    """What is in a folder: bytes on disk, a file with several names once; and files, folders and links, likewise."""
 
-    Stops after ``most`` entries, and leaves out folders whose path is too long: then it is the least that is in use.
+    bytes: int
+    entries: int
+    whole: bool
+    """False: there is more."""
+
+
+def measure(folder: Path, most: int) -> Below:
+    """Measure what is in ``folder``.
+
+    Stops after ``most`` entries, and leaves out folders whose path is too long: then it is the least that is there.
     Safe while the tenant is changing them. ENOENT when there is no such folder.
     """
     total, seen, linked = 0, 0, set[int]()
+    twice = 0
     with _opened(folder) as top:
         pending = [b"."]
         while pending and seen < most:
@@ -98,11 +115,17 @@ def bytes_below(folder: Path, most: int) -> int:
                 if stat.S_ISDIR(found.st_mode):
                     pending.append(path + b"/" + name)
                 elif found.st_nlink > 1 and found.st_ino in linked:
+                    twice += 1
                     continue
                 elif found.st_nlink > 1:
                     linked.add(found.st_ino)
                 total += found.st_blocks * 512
-    return total
+    return Below(total, seen - twice, not pending)
+
+
+def bytes_below(folder: Path, most: int) -> int:
+    """Bytes on disk of what is in ``folder``, as :func:`measure` counts them."""
+    return measure(folder, most).bytes
 
 
 def _entries(top: int, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:

@@ -15,10 +15,12 @@ from hostler.core.units import MIB
 from hostler.host import mounts
 from hostler.host.qgroups import Mode
 from hostler_plugins.storage.btrfs import Btrfs
+from hostler_plugins.storage.loop import Loop
 from hostler_plugins.storage.overlay import Overlay
 from tests.plugins.storage.content import IMAGE, fill
 
 MakeBtrfs = Callable[..., Btrfs]
+MakeLoop = Callable[..., Loop]
 
 
 @pytest.fixture(scope="session")
@@ -56,13 +58,34 @@ def pool(make_btrfs: MakeBtrfs) -> Btrfs:
     return driver
 
 
-@pytest.fixture(params=["btrfs-simple", "btrfs-full", "overlay"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path, make_btrfs: MakeBtrfs) -> Storage:
+@pytest.fixture
+def make_loop(tmp_path: Path, make_btrfs: MakeBtrfs) -> Iterator[MakeLoop]:
+    """Makes loop drivers of hosts of their own, on the disk's file system or on a btrfs; nothing stays mounted or attached."""
+
+    def make(*, on_btrfs: bool = False, state: Path | None = None) -> Loop:
+        folder = state or tmp_path / f"state-{new_id()}"
+        settings: dict[str, object] = {"reserve": 8 * MIB}
+        if on_btrfs:
+            settings["pool"] = str(make_btrfs()._pool)
+        driver = Loop(Host(installation="test", node="alpha", state_dir=folder, libexec=tmp_path, settings={"storage:loop": settings}))
+        driver.setup()
+        return driver
+
+    yield make
+    for mount in mounts.mounts_below(tmp_path):
+        if mount.source.startswith("/dev/loop") and mount.kind == "ext4":
+            mounts.unmount(mount.point, lazy=True)
+
+
+@pytest.fixture(params=["btrfs-simple", "btrfs-full", "overlay", "loop", "loop-btrfs"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, make_btrfs: MakeBtrfs, make_loop: MakeLoop) -> Storage:
     """Each driver, set up, with one image."""
     driver: Storage
     if request.param == "overlay":
         driver = Overlay(Host(installation="test", node="alpha", state_dir=tmp_path / "state", libexec=tmp_path))
         driver.setup()
+    elif request.param.startswith("loop"):
+        driver = make_loop(on_btrfs=request.param == "loop-btrfs")
     else:
         driver = make_btrfs(quota=Mode.SIMPLE if request.param == "btrfs-simple" else Mode.FULL)
     driver.add_image(IMAGE, fill)

@@ -17,7 +17,6 @@ import pytest
 from hostler.contracts.storage import IdmapMount, Storage
 from hostler.core.errors import Conflict, Invalid, NoRoom, NotFound
 from hostler.core.units import MIB
-from hostler_plugins.storage.btrfs import Btrfs
 from tests.plugins.storage.content import IMAGE, fill
 
 pytestmark = pytest.mark.lab
@@ -27,12 +26,11 @@ HOSTILE = ["", ".", "..", "../x", "a/b", "/etc", ".draft-a", "a\0b", "a\n", "A",
 
 
 def image_folder(storage: Storage) -> Path:
-    """The unpacked image."""
+    """The unpacked image, or a volume that was just made from it."""
     storage.create("looker", IMAGE, None)
     mount = storage.root_plan("looker").mounts[0]
-    storage.delete("looker")
     assert isinstance(mount, IdmapMount)
-    return mount.source if not isinstance(storage, Btrfs) else mount.source.parent.parent / "images" / IMAGE
+    return mount.source
 
 
 def names(storage: Storage) -> set[str]:
@@ -104,6 +102,7 @@ import json, sys, time
 from pathlib import Path
 from hostler.contracts.driver import Host
 from hostler_plugins.storage.btrfs import Btrfs
+from hostler_plugins.storage.loop import Loop
 from hostler_plugins.storage.overlay import Overlay
 def fill(folder):
     (folder / "half").write_bytes(b"x" * 100000)
@@ -111,7 +110,7 @@ def fill(folder):
     time.sleep(60)
 kind, state, settings, image = sys.argv[1:]
 host = Host(installation="test", node="alpha", state_dir=Path(state), libexec=Path(state), settings=json.loads(settings))
-{"btrfs": Btrfs, "overlay": Overlay}[kind](host).add_image(image, fill)
+{"btrfs": Btrfs, "overlay": Overlay, "loop": Loop}[kind](host).add_image(image, fill)
 """
 
 
@@ -191,7 +190,7 @@ def test_inventory_tells_owners(storage: Storage) -> None:
 
 def test_another_node_on_the_same_pool_is_not_met(storage: Storage, tmp_path: Path) -> None:
     host = storage.host
-    pool = next(iter(host.settings.values()), {}).get("pool") or str(host.state_dir / "storage/overlay/pool")
+    pool = next(iter(host.settings.values()), {}).get("pool") or str(host.state_dir / f"storage/{storage.name}/pool")
     settings = {f"storage:{storage.name}": {"pool": pool}}
     other = type(storage)(type(host)(installation="test", node="beta", state_dir=tmp_path / "beta", libexec=tmp_path, settings=settings))
     other.setup()

@@ -15,6 +15,7 @@ from hostler.contracts.storage import IdmapMount, Storage
 from hostler.core.units import MIB
 from hostler.host import mounts, native
 from hostler_plugins.storage.btrfs import Btrfs
+from hostler_plugins.storage.overlay import Overlay
 from tests.plugins.storage.content import IMAGE
 
 pytestmark = pytest.mark.lab
@@ -67,9 +68,10 @@ def test_files_on_disk_belong_to_small_ids_and_the_image_is_untouched(launch: Pa
     storage.create("v1", IMAGE, 16 * MIB)
     inside(launch, scratch, storage, "v1", ["sh", "-c", "chmod 777 . && echo x > of-root && rm etc/hosts"])
     inside(launch, scratch, storage, "v1", ["sh", "-c", "echo x > of-1000"], user=1000)
-    mount = storage.root_plan("v1").mounts[-1 if isinstance(storage, Btrfs) else 1]
+    layered = isinstance(storage, Overlay)
+    mount = storage.root_plan("v1").mounts[1 if layered else 0]
     assert isinstance(mount, IdmapMount)
-    folder = mount.source if isinstance(storage, Btrfs) else mount.source / "upper"
+    folder = mount.source / "upper" if layered else mount.source
     assert (folder / "of-root").stat().st_uid == 0
     assert (folder / "of-1000").stat().st_uid == 1000
     storage.create("v2", IMAGE, 16 * MIB)
