@@ -32,6 +32,9 @@ _ABSENT = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAI
 _DOOMED = 1 << 30  # groups of interfaces that are deleted together; operators use small numbers
 _IFA_F_NODAD = 0x02  # linux/if_addr.h
 _ADDR_GEN_MODE_NONE = 1  # linux/if_link.h: IN6_ADDR_GEN_MODE_NONE
+_IFF_NOARP = 0x80  # linux/if.h
+_NUD_PERMANENT, _NTF_PROXY = 0x80, 0x08  # linux/neighbour.h
+_SCOPE_LINK = 253  # linux/rtnetlink.h
 _NUD_NOARP = 0x40  # linux/neighbour.h: a bridge's static entry; NUD_PERMANENT would mean the bridge's own address
 _PROTO_KERNEL, _PROTO_RA = 2, 9  # linux/rtnetlink.h: routes that the kernel makes by itself
 _TABLE_MAIN, _RTN_LOCAL = 254, 2  # linux/rtnetlink.h
@@ -244,6 +247,34 @@ class Netlink:
             self._route.route(
                 "replace", dst=route.destination or "default", gateway=str(route.gateway), oif=index, family=family, flags=["onlink"], **chosen
             )
+
+    def set_host_route(self, index: int, address: Address) -> None:
+        """One address is behind an interface, whoever had it before."""
+        more = {"family": socket.AF_INET6} if address.version == 6 else {"family": socket.AF_INET, "scope": _SCOPE_LINK}
+        with _said(f"route {address} to interface {index}"):
+            self._route.route("replace", dst=f"{address}/{address.max_prefixlen}", oif=index, **more)
+
+    # --- neighbours ---
+
+    def set_neighbour(self, index: int, address: Address, mac: str) -> None:
+        """An address on an interface is at this MAC for good: nobody is asked, and nobody can say otherwise."""
+        with _said(f"set the neighbour {address}"):
+            self._route.neigh("replace", dst=str(address), lladdr=mac, ifindex=index, state=_NUD_PERMANENT)
+
+    def ask_nobody(self, index: int) -> None:
+        """Neither ask nor answer by ARP on an interface. Forgets its neighbours."""
+        with _said(f"set interface {index}"):
+            self._route.link("set", index=index, flags=_IFF_NOARP, change=_IFF_NOARP)
+
+    def add_proxy(self, index: int, address: Address) -> None:
+        """Answer on an interface to who asks for the address (ARP, neighbour discovery). One that is there is a success."""
+        with _said(f"answer for {address}"):
+            self._route.neigh("replace", dst=str(address), ifindex=index, flags=_NTF_PROXY, state=_NUD_PERMANENT)
+
+    def delete_proxy(self, index: int, address: Address) -> None:
+        """None is a success."""
+        with _said(f"answer no more for {address}"), _gone_is_fine():
+            self._route.neigh("del", dst=str(address), ifindex=index, flags=_NTF_PROXY)
 
     # --- rates ---
 

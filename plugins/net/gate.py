@@ -9,7 +9,8 @@ The rest is as in :mod:`.guard`: an interface with the prefix of ours and no ele
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from hostler.core.specs import Link
 from hostler_plugins.net import filters
@@ -27,6 +28,8 @@ _SETS = (
 #: All sets, and the one in which every link has an element, whatever its addresses.
 SETS = frozenset(name for name, _ in _SETS)
 REGISTER = "register"
+#: Those of the containers' own addresses.
+OWN = ("own4", "own6")
 
 _CHAINS: Mapping[str, tuple[str, ...]] = {
     "tenant": (
@@ -50,47 +53,68 @@ _CHAINS: Mapping[str, tuple[str, ...]] = {
         "accept",
     ),
     "visitor": (
-        "oifname . ip saddr @reach4 accept",
+        "oifname . ip saddr @reach4 return",
         "oifname . ip saddr @closed4 drop",
-        "oifname . ip6 saddr @reach6 accept",
+        "oifname . ip6 saddr @reach6 return",
         "oifname . ip6 saddr @closed6 drop",
     ),
 }
 
-#: Before connection tracking and any address translation, and after.
-_HOOKS = (("arrivals", "prerouting priority -350", "iifname", "tenant"), ("departures", "postrouting priority 350", "oifname", "visitor"))
-#: Tenants' rules where the kernel can answer what they reject: what is forwarded, what is for the server, what it sends itself.
-_TENANTS: tuple[tuple[str, str, filters.Direction], ...] = (
-    ("wanted_out", "forward priority 10", "out"),
-    ("wanted_out_here", "input priority 10", "out"),
-    ("wanted_in", "forward priority 20", "in"),
-    ("wanted_in_here", "output priority 20", "in"),
+#: Before connection tracking and any address translation.
+_ARRIVALS = ("arrivals", "prerouting priority -350")
+#: Where tenants' rules judge: what is forwarded, what is for the server, what it sends itself. There the kernel can answer what they reject.
+_OUT = (("wanted_out", "forward priority 10"), ("wanted_out_here", "input priority 10"))
+_IN = (("wanted_in", "forward priority 20"), ("wanted_in_here", "output priority 20"))
+#: What routers say about packets of the tenant: this server and others, which may live in the pool. Tenants on them cannot
+#: send such to strangers; without a packet that they speak of they do nothing.
+_ERRORS = (
+    "icmp type { destination-unreachable, time-exceeded, parameter-problem } accept",
+    "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept",
 )
-_FOREIGN = "foreign"
+_FOREIGN = ("foreign", "forward priority 0")
 
 
-def base(place: Place, prefix: str, closed_uplink: str | None) -> str:
+@dataclass(frozen=True)
+class Closed:
+    """What forwarded nothing before this driver came, and goes on to forward nothing but tenants' packets."""
+
+    v4_uplink: str | None = None
+    """An interface that forwarded no IPv4."""
+    v6: bool = False
+    """The server forwarded no IPv6."""
+
+
+def base(place: Place, prefix: str, closed: Closed) -> str:
     """Commands that make the table, or bring an older one's rules up to date without a gap; its elements stay.
 
-    ``prefix`` is what the names of tenants' links begin with. ``closed_uplink``: an interface that forwarded nothing before
-    this driver came, and goes on to forward nothing but tenants' packets.
+    ``prefix`` is what the names of tenants' links begin with.
     """
     lines = [f"add table {place}", f"add set {place} {HELD_SET}", *filters.maps(place)]
     lines += [f"add set {place} {name} {{ {definition}; }}" for name, definition in _SETS]
-    hooks = [(chain, hook) for chain, hook, *_ in (*_HOOKS, *_TENANTS)] + [(_FOREIGN, "forward priority 0")]
+    hooks = (_ARRIVALS, *_OUT, *_IN, _FOREIGN)
     lines += [f"add chain {place} {chain} {{ type filter hook {hook}; policy accept; }}" for chain, hook in hooks]
     lines += [f"add chain {place} {chain}" for chain in _CHAINS]
     lines += [f"flush chain {place} {chain}" for chain in (*(chain for chain, _ in hooks), *_CHAINS)]
     lines += [f"add rule {place} {chain} {rule}" for chain, rules in _CHAINS.items() for rule in rules]
-    for chain, _, side, to in _HOOKS:
-        lines.append(f"add rule {place} {chain} {side} @{HELD} drop")
-        lines.append(f'add rule {place} {chain} {side} "{prefix}*" goto {to}')
-    lines += [f"add rule {place} {chain} {filters.dispatch(direction)}" for chain, _, direction in _TENANTS]
-    if closed_uplink is not None:
-        ours = f'{{ "{closed_uplink}", "{prefix}*" }}'
-        lines.append(f'add rule {place} {_FOREIGN} iifname "{closed_uplink}" oifname != "{prefix}*" drop')
-        lines.append(f'add rule {place} {_FOREIGN} oifname "{closed_uplink}" iifname != {ours} drop')
+    lines += [f"add rule {place} {chain} {rule}" for chain, rule in _hooked(prefix, closed)]
     return "\n".join(lines)
+
+
+def _hooked(prefix: str, closed: Closed) -> Iterator[tuple[str, str]]:
+    yield _ARRIVALS[0], f"iifname @{HELD} drop"
+    yield _ARRIVALS[0], f'iifname "{prefix}*" goto tenant'
+    for chain, _ in _OUT:
+        yield chain, filters.dispatch("out")
+    for chain, _ in _IN:
+        yield chain, f"oifname @{HELD} drop"
+        for rule in _ERRORS:
+            yield chain, f'oifname "{prefix}*" {rule}'
+        yield chain, f'oifname "{prefix}*" jump visitor'
+        yield chain, filters.dispatch("in")
+    if closed.v4_uplink is not None:
+        yield _FOREIGN[0], f'meta nfproto ipv4 iifname "{closed.v4_uplink}" oifname != "{prefix}*" drop'
+    if closed.v6:
+        yield _FOREIGN[0], f'meta nfproto ipv6 iifname != "{prefix}*" oifname != "{prefix}*" drop'
 
 
 def elements(name: str, link: Link) -> list[Element]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from hostler.core.errors import HostFailure
@@ -13,27 +14,42 @@ from hostler.host import netlink, netns
 #: IPv6 addresses are usable at once (duplicates are the platform's to prevent), and nobody else configures the interface.
 _IPV6 = {"accept_dad": "0", "accept_ra": "0"}
 
+#: The next hop of a container that shares no network with anybody: link-local, so the same everywhere; no interface has them.
+ROUTERS = ("169.254.1.1", "fe80::1")
+
 #: Seconds that the kernel may take to make an address usable; it takes under one ms when it is not busy.
 _PATIENCE = 2.0
 
 
 def configure(inside: int, link: Link) -> None:
     """In the network namespace of descriptor ``inside``: the interface ``link.name``, which exists, up and with all it has."""
+    _configure(inside, link.name, [ipaddress.ip_interface(address) for address in link.addresses], link.gateways, None)
+
+
+def configure_routed(inside: int, link: Link, router: str) -> None:
+    """As :func:`configure`, but each address alone, and everybody else behind the router whose MAC is ``router``."""
+    own = [ipaddress.ip_interface(ipaddress.ip_interface(address).ip) for address in link.addresses]
+    versions = {address.version for address in own}
+    _configure(inside, link.name, own, [gateway for gateway in ROUTERS if ipaddress.ip_address(gateway).version in versions], router)
+
+
+def _configure(inside: int, name: str, addresses: list[netlink.Interface], gateways: Iterable[str], router: str | None) -> None:
     with netns.entered(inside):
-        for name, value in _IPV6.items():
-            _set(link.name, name, value)
+        for setting, value in _IPV6.items():
+            _set(name, setting, value)
         with netlink.opened() as there:
             there.set_link(there.index("lo"), up=True)
-            index = there.index(link.name)
+            index = there.index(name)
             there.set_link(index, up=True)
-            for address in link.addresses:
-                there.add_address(index, ipaddress.ip_interface(address))
-            for gateway in link.gateways:
-                there.set_route(index, netlink.Route("", ipaddress.ip_address(gateway), None))
-            for address in link.addresses:
-                own = ipaddress.ip_interface(address).ip
-                if own.version == 6:
-                    _wait_until_received(there, own)
+            for address in addresses:
+                there.add_address(index, address)
+            for gateway in map(ipaddress.ip_address, gateways):
+                if router is not None:
+                    there.set_neighbour(index, gateway, router)
+                there.set_route(index, netlink.Route("", gateway, None))
+            for address in addresses:
+                if address.version == 6:
+                    _wait_until_received(there, address.ip)
 
 
 def _wait_until_received(there: netlink.Netlink, address: netlink.Address) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hostler.contracts.driver import Host
-from hostler.core.names import link_name, short_hash
+from hostler.core.names import check_id, link_name, short_hash
 
 _ALIAS = "hostler"
 
@@ -60,7 +60,7 @@ class Names:
 
     def links_of(self, container: str) -> str:
         """What the names of one container's links begin with."""
-        return link_name("v", self._seed, container)
+        return link_name("v", self._seed, check_id(container))
 
     def link(self, container: str, inside: str) -> str:
         """The host's end of the link that the container calls ``inside``."""

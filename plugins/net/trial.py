@@ -89,7 +89,7 @@ def of_routes() -> Outcome:
     def join(host: netlink.Netlink) -> None:
         host.add_veth(_LINK, _PEER, mtu=1500)
 
-    return _outcome("veth links with routes", join, lambda place: gate.base(place, "vtrial", None), "inet", frozenset({"in", "out"}))
+    return _outcome("veth links with routes", join, lambda place: gate.base(place, "vtrial", gate.Closed("trial1", True)), "inet", frozenset({"in", "out"}))
 
 
 def _outcome(

@@ -80,8 +80,8 @@ class Veths(Net):
     def _announce(self, link: Link) -> None:
         """Tell the network where the link's addresses are now."""
 
-    def _part(self, host: Netlink, name: str, link: Link) -> None:
-        """Undo of :meth:`_join` what does not go with the interface itself. Idempotent."""
+    def _part(self, host: Netlink, found: list[Element]) -> None:
+        """Undo of :meth:`_join` what does not go with the interface itself, for links whose elements these are. Idempotent."""
 
     @property
     @abstractmethod
@@ -136,15 +136,13 @@ class Veths(Net):
     def _remove(self, container: str, links: list[str]) -> None:
         """Remove links, then their rules, then the records of both."""
         records = {link: self._records.read(link) for link in links}
+        known = [element for link, record in records.items() if record for element in self._elements(link, record.link)]
         with netlink.opened() as host:
-            for link, record in records.items():
-                if record is not None:
-                    self._part(host, link, record.link)
+            self._part(host, known)
             host.delete_links([name for link in links for name in (link, shaper(link))])
         for link, record in records.items():
             if record is None or record.link.firewall:
                 self._run_where_present(filters.uninstall(self._place, link))
-        known = [element for link, record in records.items() if record for element in self._elements(link, record.link)]
         if not records or None in records.values() or not self._run_where_present(elements.withdraw(self._place, known)):
             self._sweep(container, links)
         for link in links:
@@ -168,6 +166,8 @@ class Veths(Net):
         held = elements.held(self._nft.listing(f"list table {self._place}"), self.sets)
         found = [element for element, owner in held if owner == container and (not chosen or element.link in chosen)]
         if found:
+            with netlink.opened() as host:
+                self._part(host, found)
             self._nft.run(elements.withdraw(self._place, found))
 
     def _admitted(self, command: str) -> dict[str, str | None]:

@@ -15,6 +15,7 @@ from hostler.contracts.driver import Lack
 from hostler.core.errors import NotFound
 from hostler.core.specs import FirewallRule
 from hostler_plugins.net.bridge import Bridge
+from hostler_plugins.net.routed import Routed
 from hostler_plugins.net.veths import Veths
 from tests.plugins.net.world import Container, World, link, tcp_opens, udp_arrives
 
@@ -40,7 +41,7 @@ class Scene:
             self.driver.set_firewall(self.a.id, rules)
 
 
-@pytest.fixture(scope="module", params=[Bridge], ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=[Bridge, Routed], ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> type[Veths]:
     """Each driver in turn."""
     chosen: type[Veths] = request.param

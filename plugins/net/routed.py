@@ -1,0 +1,154 @@
+"""Driver ``routed``: each link a veth pair of its own, and the server a router. What OpenVZ called venet.
+
+Containers share no layer 2 with anybody: a frame of theirs gets to their server and no farther. Inside, an address stands
+alone (/32, /128), and everybody else is behind a link-local router whose MAC is fixed, so nobody asks for anybody. Outside, the server
+has a route to each address, and answers for them on its uplink (proxy ARP and NDP), or the provider routes them to it.
+
+What a link may send is in :mod:`.gate`; what all such drivers do in :mod:`.veths`.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+
+from pydantic import Field
+
+from hostler.contracts.driver import Lack, Probe, Settings
+from hostler.contracts.net import NetCapabilities
+from hostler.core.errors import HostFailure
+from hostler.core.specs import Link
+from hostler.host import netlink
+from hostler.host.netlink import Address, Netlink
+from hostler_plugins.net import elements, gate, interior, trial
+from hostler_plugins.net.announce import Announcer
+from hostler_plugins.net.elements import Element
+from hostler_plugins.net.filters import Direction
+from hostler_plugins.net.forwarding import Forwarding, forward_from
+from hostler_plugins.net.veths import Veths
+
+_DEFAULT_MTU = 1500
+
+
+class RoutedSettings(Settings):
+    """Of driver ``routed``."""
+
+    uplink: str = Field(
+        default="", max_length=netlink.NAME_LIMIT, description="the server's interface to its network; empty: containers meet on this server only"
+    )
+    proxy: bool = Field(default=True, description="answer for containers' addresses on the uplink; false where the network routes them here")
+
+
+class Routed(Veths):
+    """See the module."""
+
+    name = "routed"
+    settings_model = RoutedSettings
+    settings: RoutedSettings
+    family = "inet"
+    sets = gate.SETS
+    register = gate.REGISTER
+    surname = "routed"
+
+    @functools.cached_property
+    def _announcer(self) -> Announcer:
+        return Announcer(self.settings.uplink)
+
+    @functools.cached_property
+    def _trial(self) -> trial.Outcome:
+        return trial.of_routes()
+
+    @property
+    def _forwarding(self) -> Forwarding:
+        return Forwarding(self.folder / "forwarding.json", self.settings.uplink)
+
+    @property
+    def _refusing(self) -> frozenset[Direction]:
+        return self._trial.refusing
+
+    # --- the host ---
+
+    @property
+    def capabilities(self) -> NetCapabilities:
+        lacks = self._trial
+        guarded = lacks.rules is None
+        return NetCapabilities(
+            rate_in=lacks.rate_in is None,
+            rate_out=lacks.rate_out is None,
+            anti_spoofing=guarded,
+            isolation=guarded,
+            firewall=lacks.firewall is None,
+            hold=guarded,
+        )
+
+    def probe(self) -> Probe:
+        lacks = [Lack(what=what, remedy=remedy, blocks=blocks) for what, remedy, blocks in self._trial.lacks()]
+        if self.settings.uplink and not netlink.names(self.settings.uplink):
+            lacks.append(Lack(what=f"no interface {self.settings.uplink}", remedy="set the driver's uplink to one that `ip link` shows", blocks=True))
+        return Probe(offers=self._trial.offers(), lacks=lacks)
+
+    def setup(self) -> None:
+        """Rules before forwarding: there is no moment in which the server forwards for strangers that it did not before."""
+        if self.settings.uplink and netlink.index(self.settings.uplink) is None:
+            raise HostFailure(
+                f"this server has no interface {self.settings.uplink}",
+                hint="set the driver's uplink to one that `ip link` shows",
+                code="no_uplink",
+            )
+        forwarding = self._forwarding
+        forwarding.remember()
+        closed = gate.Closed(self.settings.uplink if forwarding.v4_was_closed else None, forwarding.v6_was_closed)
+        self._nft.run(gate.base(self._place, self._names.links, closed))
+        forwarding.enable(proxy=self.settings.proxy)
+
+    def teardown(self) -> None:
+        self._forwarding.restore()
+        self._nft.run(elements.remove(self._place))
+        self.close()
+
+    def close(self) -> None:
+        self._announcer.close()
+        super().close()
+
+    # --- links ---
+
+    def _elements(self, name: str, link: Link) -> list[Element]:
+        return gate.elements(name, link)
+
+    def _join(self, host: Netlink, container: str, name: str, link: Link, inside: int) -> None:
+        uplink = host.link(self.settings.uplink) if self.settings.uplink else None
+        mtu = min(link.mtu, _DEFAULT_MTU if uplink is None else uplink.mtu)
+        host.add_veth(name, link.name, mtu=mtu, peer_netns=inside, peer_mac=link.mac)
+        index = self._shape_new(host, container, name, link)
+        forward_from(name)
+        host.ask_nobody(index)
+        host.set_link(index, alias=self._names.alias(container), up=True, own_ipv6=False)
+        outer = host.link(name)
+        if outer is None:
+            raise HostFailure(f"link {name} is gone", hint="its other end may have been removed; try again")
+        interior.configure_routed(inside, link, outer.mac)
+        for address in _addresses(link):
+            host.set_neighbour(index, address, link.mac)
+            host.set_host_route(index, address)
+            if uplink is not None and self.settings.proxy:
+                host.add_proxy(uplink.index, address)
+
+    def _part(self, host: Netlink, found: list[Element]) -> None:
+        uplink = netlink.index(self.settings.uplink) if self.settings.uplink else None
+        if uplink is not None:
+            for element in found:
+                if element.set in gate.OWN:
+                    host.delete_proxy(uplink, ipaddress.ip_address(element.key))
+
+    def _announce(self, link: Link) -> None:
+        """The addresses are at the server's own MAC."""
+        uplink = self.settings.uplink
+        if uplink and self.settings.proxy:
+            with netlink.opened() as host:
+                state = host.link(uplink)
+            if state is not None:
+                self._announcer.announce(link.model_copy(update={"mac": state.mac}))
+
+
+def _addresses(link: Link) -> list[Address]:
+    return [ipaddress.ip_interface(address).ip for address in link.addresses]
