@@ -66,7 +66,7 @@ def test_command_line(tmp_path: Path) -> None:
         ("--",),
         ("--scratch", "/mnt"),
         ("--what", "--", "true"),
-        ("--", "true"),
+        ("--idmap", "a", "b", "--", "true"),
         ("--overlay", "a", "b", "c", "--", "true"),
     ],
 )

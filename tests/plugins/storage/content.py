@@ -23,12 +23,12 @@ def fill(folder: Path) -> None:
 def write(file: Path, most: int, *, step: int = 64 * 1024) -> int:
     """Write until the disk or quota is full or ``most`` bytes are in the file; how many are. Raises other errors."""
     written = 0
-    with file.open("ab", buffering=0) as out:
-        try:
+    try:
+        with file.open("ab", buffering=0) as out:  # a full quota may refuse the new file itself
             while written < most:
                 written += out.write(os.urandom(step))
             os.fsync(out.fileno())
-        except OSError as error:
-            if error.errno not in (28, 122):
-                raise
+    except OSError as error:
+        if error.errno not in (28, 122):
+            raise
     return written
