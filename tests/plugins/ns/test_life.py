@@ -265,6 +265,14 @@ def test_exec_environment_and_input(world: World) -> None:
     assert result.stdout == "given\nred 4\n"
 
 
+def test_exec_is_in_all_of_the_containers_cgroups(world: World) -> None:
+    """Seen from the container's cgroup namespace: what is elsewhere would be /../…"""
+    spec = world.up("sleep", "1000")
+    places = [line.split(":", 2) for line in world.sh(spec, "cat /proc/self/cgroup").stdout.splitlines()]
+    assert len(places) >= len(cgroups.hierarchies())
+    assert [place for _, names, place in places if place != "/" and not (names == "pids" and place.startswith("/exec-"))] == []
+
+
 def test_exec_output_is_bounded(world: World) -> None:
     spec = world.up("sleep", "1000")
     result = world.sh(spec, "yes | head -c 3000000", output_limit=1000)
