@@ -116,6 +116,14 @@ class StorageArena(Arena):
     @contextlib.contextmanager
     def root(self, volume: str) -> Iterator[Path]:
         """The folder that is the volume's root, as its plan says; ids are not shifted."""
+        try:
+            with self._mounted(volume) as folder:
+                yield folder
+        finally:
+            self.storage.detach(volume)
+
+    @contextlib.contextmanager
+    def _mounted(self, volume: str) -> Iterator[Path]:
         plan = self.storage.root_plan(volume).mounts
         if len(plan) == 1 and isinstance(plan[0], IdmapMount):
             yield plan[0].source
