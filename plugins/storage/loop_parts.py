@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 
 from hostler.contracts.driver import Host, Settings
 from hostler.contracts.storage import Storage
-from hostler.core.errors import Conflict, HostFailure, NoRoom, NotFound
+from hostler.core.errors import Conflict, HostFailure, Invalid, NoRoom, NotFound
 from hostler.core.units import GIB, MIB, Size, format_size
 from hostler.host import btrfs, ext4, files, loop, mounts
 from hostler_plugins.storage.layout import Layout, draft_of
@@ -29,6 +29,8 @@ from hostler_plugins.storage.trees import remove_tree
 FULL_HINT = "delete containers or images on this server, or make its disk larger"
 #: Inode tables of new groups are not written with zeros, which the sparse file has anyway; what is deleted is given back.
 _OPTIONS = "noinit_itable,discard"
+#: Files on ext4 are no larger.
+_LARGEST = 15 * 1024 * GIB
 #: How long a mount may be busy, and a loop device may take to go after that, and how often to look, in seconds.
 _LETTING_GO, _PAUSE = 0.5, 0.005
 
@@ -110,6 +112,8 @@ class LoopParts(Storage):
         size = self.settings.unlimited if record.size is None else record.size
         groups = (record.base + record.own + size) // ext4.GROUP + 1
         total = record.base + record.own + size + groups * group_own
+        if total > _LARGEST:
+            raise Invalid(f"a volume of {format_size(size)} is larger than any", hint=f"at most {format_size(_LARGEST)}, the image's files included")
         return total // ext4.BLOCK * ext4.BLOCK
 
     def _fit(self, folder: Path, *, clean: bool = False) -> None:
