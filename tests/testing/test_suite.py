@@ -10,7 +10,9 @@ from tests.testing.planted import PLANTED
 from tests.testing.suite import ROOT, run_suite
 
 FAKES = ("storage:fake", "limits:fake", "net:fake", "ns:fake", "images:fake")
-OURS = ("storage:btrfs", "storage:overlay", "limits:cgroup1", "ns:runc", "net:bridge", "images:rootfs", "images:oci")
+OURS = (
+    "storage:btrfs", "storage:loop", "storage:overlay", "limits:cgroup1", "ns:runc", "ns:crun", "net:bridge", "net:routed", "images:rootfs", "images:oci",
+)  # fmt: skip
 
 
 def test_the_fakes_pass_it(tmp_path: Path) -> None:
