@@ -220,7 +220,7 @@ def _all_end_well(platform: Platform, operations: list[OperationOut]) -> None:
 
 def test_the_control_worker_killed(platform: Platform, bystanders: Bystanders) -> None:
     chance = random.Random(_SEED)
-    for number in range(3):
+    for number in range(2):
         operations = _crowd(platform, str(number))
         time.sleep(chance.uniform(0, 0.12))
         before = platform.kill("control")
