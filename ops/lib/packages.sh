@@ -7,7 +7,7 @@ PACKAGES=(
   btrfs-progs      # mkfs.btrfs and send/receive: storage driver btrfs
   busybox-static   # the small image's only program
   ca-certificates  # TLS to package registries
-  crun             # the OCI runtime of ns driver crun: half of runc's time to create and to exec
+  crun             # the OCI runtime of ns driver crun: less than runc's time to create and to exec
   gcc              # compiles the container's init and launcher
   libc6-dev        # their headers
   libnftables1     # rules of driver bridge, in one transaction
