@@ -106,6 +106,11 @@ class Netlink:
         with _said("list the interfaces"):
             return [_state(message) for message in self._route.get_links()]
 
+    def ports(self, master: int) -> list[str]:
+        """Names of the interfaces that belong to a bridge."""
+        with _said(f"list the ports of bridge {master}"):
+            return sorted(message.get_attr("IFLA_IFNAME") for message in self._route.link("dump", master=master))
+
     def add_bridge(self, name: str, *, mtu: int, mac: str | None = None) -> None:
         """A bridge without spanning tree and without multicast snooping, which would need a querier. Down."""
         chosen = {} if mac is None else {"address": mac}
@@ -129,6 +134,21 @@ class Netlink:
         """An intermediate functional block: a device to queue what arrives on another. Down."""
         with _said(f"make device {name}"):
             self._route.link("add", ifname=name, kind="ifb")
+
+    def add_vxlan(self, name: str, number: int, *, local: Address, port: int, mtu: int, master: int) -> None:
+        """One end of a tunnel from ``local`` (RFC 7348), a port of bridge ``master``. Down; it learns where MACs are."""
+        source = {"vxlan_local6" if local.version == 6 else "vxlan_local": str(local)}
+        with _said(f"make tunnel {number}"):
+            self._route.link("add", ifname=name, kind="vxlan", vxlan_id=number, vxlan_port=port, vxlan_learning=1, mtu=mtu, master=master, **source)
+
+    def flood_to(self, index: int, peer: Address) -> None:
+        """A tunnel sends what it knows no place for to this peer too. One that is there is a success."""
+        try:
+            with _said(f"add {peer} to tunnel {index}"):
+                self._route.fdb("append", ifindex=index, lladdr="00:00:00:00:00:00", dst=str(peer))
+        except HostFailure as error:
+            if not isinstance(error.__cause__, NetlinkError) or error.__cause__.code != errno.EEXIST:
+                raise
 
     def set_link(
         self,

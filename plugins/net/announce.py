@@ -61,14 +61,15 @@ class Announcer:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
-    def announce(self, link: Link) -> None:
-        """Send the frames of a link. Raises :class:`HostFailure`."""
+    def announce(self, link: Link, interface: str = "") -> None:
+        """Send the frames of a link, out of another interface where one is given. Raises :class:`HostFailure`."""
+        out = interface or self._interface
         try:
             for frame in frames(link):
-                self._opened().sendto(frame, (self._interface, 0))
+                self._opened().sendto(frame, (out, 0))
         except OSError as error:
             raise HostFailure(
-                f"cannot announce {', '.join(link.addresses)} on {self._interface}: {error.strerror}",
+                f"cannot announce {', '.join(link.addresses)} on {out}: {error.strerror}",
                 hint="is the uplink up? `ip link` tells",
             ) from error
 

@@ -6,7 +6,6 @@ What a link may send is in :mod:`.guard`; what all such drivers do in :mod:`.vet
 from __future__ import annotations
 
 import functools
-import time
 
 from pydantic import Field
 
@@ -20,11 +19,9 @@ from hostler_plugins.net import elements, guard, interior, trial, uplink
 from hostler_plugins.net.announce import Announcer
 from hostler_plugins.net.elements import Element
 from hostler_plugins.net.filters import Direction
-from hostler_plugins.net.veths import Veths
+from hostler_plugins.net.veths import Veths, wait_until_operational
 
 _DEFAULT_MTU = 1500
-#: Seconds that the kernel may take to let packets through a new port; it takes under one ms.
-_PATIENCE = 2.0
 
 
 class BridgeSettings(Settings):
@@ -147,7 +144,7 @@ class Bridge(Veths):
         host.close_port(index, link.mac)
         host.set_link(index, alias=self._names.alias(container), up=True, own_ipv6=False)
         interior.configure(inside, link)
-        _wait_until_operational(host, name)
+        wait_until_operational(host, name)
 
     def _announce(self, link: Link) -> None:
         if self.settings.uplink:
@@ -156,15 +153,3 @@ class Bridge(Veths):
 
 def _gone(bridge: str) -> HostFailure:
     return HostFailure(f"bridge {bridge} is gone", hint="restart this server's worker: it makes the bridge", code="no_bridge")
-
-
-def _wait_until_operational(host: Netlink, name: str) -> None:
-    """Both ends are up, and the bridge forwards through the link."""
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        link = host.link(name)
-        if link is not None and link.operational:
-            return
-        if time.monotonic() > deadline:
-            raise HostFailure(f"link {name} did not come up within {_PATIENCE:g} s", hint="its other end may have been removed; try again")
-        time.sleep(0.001)

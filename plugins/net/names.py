@@ -33,7 +33,7 @@ class Names:
         return f"{self.installation}/{self.node}"
 
     @property
-    def _seed(self) -> str:
+    def seed(self) -> str:
         """What interface names are made from, so that no two drivers' links look alike."""
         return f"{self.scope}/{self.driver}" if self.driver else self.scope
 
@@ -46,12 +46,12 @@ class Names:
     @property
     def bridge(self) -> str:
         """The bridge, where the settings give no name."""
-        return link_name("b", self._seed, "bridge")
+        return link_name("b", self.seed, "bridge")
 
     @property
     def links(self) -> str:
         """What the names of all containers' links begin with."""
-        return link_name("v", self._seed, "")[:5]
+        return link_name("v", self.seed, "")[:5]
 
     @property
     def shapers(self) -> str:
@@ -60,7 +60,7 @@ class Names:
 
     def links_of(self, container: str) -> str:
         """What the names of one container's links begin with."""
-        return link_name("v", self._seed, check_id(container))
+        return link_name("v", self.seed, check_id(container))
 
     def link(self, container: str, inside: str) -> str:
         """The host's end of the link that the container calls ``inside``."""

@@ -14,12 +14,12 @@ import ipaddress
 
 from pydantic import Field
 
-from hostler.contracts.driver import Lack, Probe, Settings
+from hostler.contracts.driver import Host, Lack, Probe, Settings
 from hostler.contracts.net import NetCapabilities
 from hostler.core.errors import HostFailure
 from hostler.core.specs import Link
 from hostler.host import netlink
-from hostler.host.netlink import Address, Netlink
+from hostler.host.netlink import Address, LinkState, Netlink
 from hostler_plugins.net import elements, gate, interior, trial
 from hostler_plugins.net.announce import Announcer
 from hostler_plugins.net.elements import Element
@@ -49,6 +49,10 @@ class Routed(Veths):
     sets = gate.SETS
     register = gate.REGISTER
     surname = "routed"
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._last_seen: LinkState | None = None
 
     @functools.cached_property
     def _announcer(self) -> Announcer:
@@ -90,11 +94,7 @@ class Routed(Veths):
     def setup(self) -> None:
         """Rules before forwarding: there is no moment in which the server forwards for strangers that it did not before."""
         if self.settings.uplink and netlink.index(self.settings.uplink) is None:
-            raise HostFailure(
-                f"this server has no interface {self.settings.uplink}",
-                hint="set the driver's uplink to one that `ip link` shows",
-                code="no_uplink",
-            )
+            raise _no_uplink(self.settings.uplink)
         forwarding = self._forwarding
         forwarding.remember()
         closed = gate.Closed(self.settings.uplink if forwarding.v4_was_closed else None, forwarding.v6_was_closed)
@@ -116,7 +116,7 @@ class Routed(Veths):
         return gate.elements(name, link)
 
     def _join(self, host: Netlink, container: str, name: str, link: Link, inside: int) -> None:
-        uplink = host.link(self.settings.uplink) if self.settings.uplink else None
+        uplink = self._uplink()
         mtu = min(link.mtu, _DEFAULT_MTU if uplink is None else uplink.mtu)
         host.add_veth(name, link.name, mtu=mtu, peer_netns=inside, peer_mac=link.mac)
         index = self._shape_new(host, container, name, link)
@@ -142,12 +142,24 @@ class Routed(Veths):
 
     def _announce(self, link: Link) -> None:
         """The addresses are at the server's own MAC."""
-        uplink = self.settings.uplink
-        if uplink and self.settings.proxy:
-            with netlink.opened() as host:
-                state = host.link(uplink)
-            if state is not None:
-                self._announcer.announce(link.model_copy(update={"mac": state.mac}))
+        uplink = self._uplink()
+        if uplink is not None and self.settings.proxy:
+            self._announcer.announce(link.model_copy(update={"mac": uplink.mac}))
+
+    def _uplink(self) -> LinkState | None:
+        """The uplink as it was when this driver first saw it; None where there is to be none."""
+        seen = self._last_seen
+        if not self.settings.uplink or (seen is not None and netlink.index(self.settings.uplink) == seen.index):
+            return seen
+        with netlink.opened() as host:
+            self._last_seen = host.link(self.settings.uplink)
+        if self._last_seen is None:
+            raise _no_uplink(self.settings.uplink)
+        return self._last_seen
+
+
+def _no_uplink(name: str) -> HostFailure:
+    return HostFailure(f"this server has no interface {name}", hint="set the driver's uplink to one that `ip link` shows", code="no_uplink")
 
 
 def _addresses(link: Link) -> list[Address]:

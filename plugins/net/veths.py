@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar
@@ -23,6 +24,9 @@ from hostler_plugins.net.elements import Element, Place
 from hostler_plugins.net.filters import Direction
 from hostler_plugins.net.names import Names, shaper
 from hostler_plugins.net.records import Record, Records
+
+#: Seconds that the kernel may take to let packets through a new port; it takes under one ms.
+_PATIENCE = 2.0
 
 
 class Veths(Net):
@@ -265,3 +269,15 @@ class Veths(Net):
     def _recorded(self, name: str) -> str | None:
         record = self._records.read("v" + name[1:])
         return None if record is None else record.container
+
+
+def wait_until_operational(host: Netlink, name: str) -> None:
+    """Both ends are up, and a bridge forwards through the link. Raises :class:`HostFailure`."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        link = host.link(name)
+        if link is not None and link.operational:
+            return
+        if time.monotonic() > deadline:
+            raise HostFailure(f"link {name} did not come up within {_PATIENCE:g} s", hint="its other end may have been removed; try again")
+        time.sleep(0.001)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -146,3 +147,50 @@ def test_nothing_stays_open() -> None:
         with netlink.opened() as host:
             host.links()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_host_routes_neighbours_and_proxies() -> None:
+    def work() -> None:
+        with netlink.opened() as host:
+            host.add_veth("v0", "p0", mtu=1500)
+            v0 = host.index("v0")
+            for name in ("v0", "p0"):
+                host.set_link(host.index(name), up=True)
+            host.ask_nobody(v0)
+            for interface in (V4, V6):
+                for _ in range(2):
+                    host.set_neighbour(v0, interface.ip, "02:00:00:00:00:09")
+                    host.set_host_route(v0, interface.ip)
+                    host.add_proxy(v0, interface.ip)
+            shown = _shown("neigh")
+            assert [line.split()[0] for line in shown if "02:00:00:00:00:09 PERMANENT" in line] == [str(V4.ip), str(V6.ip)]
+            assert [line.split()[0] for line in _shown("neigh", "show", "proxy")] == [str(V4.ip), str(V6.ip)]
+            assert [line.split()[:3] for line in _shown("-4", "route") + _shown("-6", "route")][:2] == [[str(i.ip), "dev", "v0"] for i in (V4, V6)]
+            for interface in (V4, V6):
+                host.delete_proxy(v0, interface.ip)
+                host.delete_proxy(v0, interface.ip)
+            assert _shown("neigh", "show", "proxy") == []
+
+    netns.inside_new(work)
+
+
+def _shown(*words: str) -> list[str]:
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.splitlines()
+
+
+def test_tunnels() -> None:
+    def work() -> None:
+        with netlink.opened() as host:
+            host.add_bridge("br0", mtu=1430)
+            br0 = host.index("br0")
+            host.add_vxlan("x0", 7, local=ipaddress.ip_address("fd00::1"), port=4789, mtu=1430, master=br0)
+            for _ in range(2):
+                host.flood_to(host.index("x0"), ipaddress.ip_address("fd00::2"))
+            assert host.ports(br0) == ["x0"]
+            state = host.link("x0")
+            assert state is not None and (state.kind, state.mtu, state.master) == ("vxlan", 1430, br0)
+            with pytest.raises(HostFailure, match="tunnel 7"):
+                host.add_vxlan("x1", 7, local=ipaddress.ip_address("fd00::1"), port=4789, mtu=1430, master=br0)
+
+    netns.inside_new(work)

@@ -17,7 +17,8 @@ from hostler.core.specs import FirewallRule
 from hostler_plugins.net.bridge import Bridge
 from hostler_plugins.net.routed import Routed
 from hostler_plugins.net.veths import Veths
-from tests.plugins.net.world import Container, World, link, tcp_opens, udp_arrives
+from hostler_plugins.net.vxlan import Vxlan
+from tests.plugins.net.world import Container, World, tcp_opens, udp_arrives
 
 pytestmark = pytest.mark.lab
 
@@ -31,9 +32,9 @@ class Scene:
     def __init__(self, world: World) -> None:
         self.world = world
         self.driver = world.drivers["alpha"]
-        self.a = world.container("alpha", link(1, 2))
-        self.mate = world.container("alpha", link(1, 3))
-        self.b = world.container("beta", link(1, 4))
+        self.a = world.placed("alpha", 1, 2)
+        self.mate = world.placed("alpha", 1, 3)
+        self.b = world.placed("beta", 1, 4)
 
     def rules(self, *rules: FirewallRule) -> None:
         """Those of ``a`` from now on."""
@@ -41,7 +42,7 @@ class Scene:
             self.driver.set_firewall(self.a.id, rules)
 
 
-@pytest.fixture(scope="module", params=[Bridge, Routed], ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=[Bridge, Routed, Vxlan], ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> type[Veths]:
     """Each driver in turn."""
     chosen: type[Veths] = request.param
@@ -52,6 +53,8 @@ def kind(request: pytest.FixtureRequest) -> type[Veths]:
 def made(kind: type[Veths], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """One for all tests of a driver."""
     world = World(Path(tmp_path_factory.mktemp("firewall")), kind)
+    if kind is Vxlan:
+        world.more, world.network = {"peers": ("198.18.0.11", "198.18.0.12")}, 7
     try:
         world.add_server("alpha", 11)
         world.add_server("beta", 12)
@@ -268,7 +271,7 @@ def test_no_packet_sees_half_of_the_rules(scene: Scene) -> None:
 
 def test_rules_open_nothing_that_isolation_closes(scene: Scene) -> None:
     scene.rules(_accept(), _accept(direction="out"))
-    enemy = scene.world.container("alpha", link(2, 2))
+    enemy = scene.world.placed("alpha", 2, 2)
     for version in (4, 6):
         assert not udp_arrives(enemy, scene.a, version, _SHORT)
         assert not udp_arrives(scene.a, enemy, version, _SHORT)
@@ -276,7 +279,7 @@ def test_rules_open_nothing_that_isolation_closes(scene: Scene) -> None:
 
 
 def test_rules_are_there_from_the_first_packet(scene: Scene) -> None:
-    one = scene.world.container("beta", link(1, 20, firewall=(_drop(protocol="tcp"),)))
+    one = scene.world.placed("beta", 1, 20, firewall=(_drop(protocol="tcp"),))
     assert tcp_opens(scene.a, one, 4, _SHORT) == "lost"
     assert udp_arrives(scene.a, one, 4)
     with scene.world.on("beta"):
@@ -320,7 +323,7 @@ def test_hold_loses_nothing_and_refuses_nothing(scene: Scene, version: int) -> N
 
 def test_a_hold_before_the_link_is_kept_by_it(scene: Scene) -> None:
     """As on the server that a container moves to."""
-    one = scene.world.container("beta", link(1, 21), attach=False)
+    one = scene.world.placed("beta", 1, 21, attach=False)
     with scene.world.on("beta"):
         driver = scene.world.drivers["beta"]
         with pytest.raises(NotFound):
@@ -338,7 +341,7 @@ def test_a_hold_before_the_link_is_kept_by_it(scene: Scene) -> None:
 
 
 def test_what_waits_in_a_slow_link_does_not_come_after_the_hold(scene: Scene) -> None:
-    one = scene.world.container("alpha", link(1, 22, rate_in=200_000))
+    one = scene.world.placed("alpha", 1, 22, rate_in=200_000)
     with one.socket(socket.AF_INET, socket.SOCK_DGRAM) as inbox, scene.b.socket(socket.AF_INET, socket.SOCK_DGRAM) as outbox:
         inbox.bind((one.v4, 0))
         for _ in range(60):  # 84 kB: 3 s of it

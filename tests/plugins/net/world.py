@@ -82,6 +82,10 @@ class World:
 
     tmp_path: Path
     kind: type[Veths] = Bridge
+    more: dict[str, object] = field(default_factory=dict)
+    """Settings of the driver beside its uplink."""
+    network: int | None = None
+    """The tenants' own network in which :meth:`placed` puts containers."""
     installation: str = field(default_factory=lambda: "t" + new_id(6))
     drivers: dict[str, Veths] = field(default_factory=dict)
     containers: list[Container] = field(default_factory=list)
@@ -96,7 +100,7 @@ class World:
 
     def new_driver(self, name: str) -> Veths:
         """A driver as a worker that has just started has it."""
-        settings = {f"net:{self.kind.name}": {"uplink": lab.UPLINK}}
+        settings = {f"net:{self.kind.name}": {"uplink": lab.UPLINK} | self.more}
         return self.kind(Host(self.installation, name, self.tmp_path / name, self.tmp_path, settings=settings))
 
     @contextlib.contextmanager
@@ -115,6 +119,10 @@ class World:
         if attach:
             self.attach(made)
         return made
+
+    def placed(self, server: str, block: int, number: int, *, attach: bool = True, **more: object) -> Container:
+        """A new container with an ordinary link."""
+        return self.container(server, link(block, number, network=self.network, **more), attach=attach)
 
     def attach(self, container: Container) -> None:
         """Attach its link."""
