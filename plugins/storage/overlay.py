@@ -1,4 +1,5 @@
-"""Volumes as overlays: an image's folder below, a volume's own folder above. On any file system, without a quota.
+"""Volumes as overlays: an image's folder below, a volume's own folder above. On any file system; held to a size where
+that is ext4 or xfs mounted with project quotas (``prjquota``): then each volume is a project of its own, which the tenant cannot change.
 
 ``volumes/VOLUME`` holds ``upper``, ``work`` and ``image``, a link that names the image the volume stands on.
 
@@ -8,6 +9,7 @@ Both folders are id-mapped before the overlay is mounted on them, since an overl
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,16 +28,14 @@ from hostler.contracts.storage import (
 )
 from hostler.core.errors import Conflict, NoRoom, NotFound, Unsupported
 from hostler.core.units import MIB, Size, format_size
-from hostler.host import btrfs, mounts
+from hostler.host import btrfs, mounts, projects
 from hostler.host.failures import explained
 from hostler_plugins.storage.filling import fill_image
 from hostler_plugins.storage.layout import Layout, draft_of
 from hostler_plugins.storage.locks import if_free, locked
-from hostler_plugins.storage.trees import bytes_below, remove_tree
+from hostler_plugins.storage.trees import measure, remove_tree
 
 _FULL_HINT = "delete containers or images on this server, or make its disk larger"
-#: Mount options by which ext4 and xfs say that project quotas are enforced.
-_PROJECT_QUOTA = frozenset({"prjquota", "pquota"})
 
 
 class OverlaySettings(Settings):
@@ -61,8 +61,9 @@ class Overlay(Storage):
 
     @property
     def capabilities(self) -> StorageCapabilities:
-        """None: a volume may fill the disk."""
-        return StorageCapabilities()
+        """A quota, changed live, where the pool's file system enforces projects; else a volume may fill the disk."""
+        enforced = self._enforced()
+        return StorageCapabilities(quota=enforced, live_resize=enforced)
 
     def probe(self) -> Probe:
         """Makes an overlay in a scratch folder of the pool's file system, which is removed again."""
@@ -76,7 +77,10 @@ class Overlay(Storage):
                 remedy="set `pool` to a folder on ext4, xfs or btrfs", blocks=True,
             )
             return Probe(lacks=[lack])
-        return Probe(offers=[f"overlays on {mounts.mount_holding(place).kind}"], lacks=[_lack_of_quota(place)])
+        kind = mounts.mount_holding(place).kind
+        if self._enforced():
+            return Probe(offers=[f"overlays on {kind}", "project quotas"])
+        return Probe(offers=[f"overlays on {kind}"], lacks=[_lack_of_quota(kind)])
 
     def setup(self) -> None:
         """Make the folders, and remove what a crash left."""
@@ -86,7 +90,7 @@ class Overlay(Storage):
                 for thing in self._layout.drafts(folder):
                     with if_free(self._locks, f"{kind}-{thing}") as free:
                         if free:
-                            remove_tree(folder / draft_of(thing))
+                            self._discard(folder / draft_of(thing))
 
     def teardown(self) -> None:
         """Remove the images and our folders. Raises :class:`Conflict` while there are volumes."""
@@ -143,49 +147,68 @@ class Overlay(Storage):
     # --- volumes
 
     def create(self, volume: str, image: str, size: int | None) -> None:
-        """As the contract says. ``size`` is not enforced: :meth:`usage` shows no limit."""
+        """As the contract says. Without project quotas ``size`` is not enforced: :meth:`usage` shows no limit."""
         folder, origin = self._layout.volume(volume), self._layout.image(image)
         draft = folder.with_name(draft_of(volume))
         with locked(self._locks, f"volume-{volume}"), locked(self._locks, f"image-{image}", shared=True):
             if folder.is_dir():
+                self._set_size(folder, size)
                 return
             if not origin.is_dir():
                 raise NotFound(f"image {image} is not on this server", hint="add the image first", code="image_not_found")
             with explained(f"create volume {volume}", full=_FULL_HINT):
-                remove_tree(draft)
+                self._discard(draft)
                 self._need_room()
                 try:
-                    _make_volume(draft, origin)
+                    self._make_volume(draft, origin, size)
                     draft.rename(folder)
                 except BaseException:
-                    remove_tree(draft)
+                    self._discard(draft)
                     raise
+
+    def _make_volume(self, draft: Path, origin: Path, size: int | None) -> None:
+        draft.mkdir(mode=0o700)
+        draft.chmod(0o755)  # what is below is reached by the container's own ids; above, the driver's folders are closed
+        if self._enforced():
+            with btrfs.opened(draft) as inside:
+                project = _free_project(inside)
+                projects.limit(inside, project, size)
+                projects.set_project(inside, project)
+        _make_layers(draft, origin)
 
     def delete(self, volume: str) -> None:
         """As the contract says. Takes as long as deleting its files does."""
         folder = self._layout.volume(volume)
         draft = folder.with_name(draft_of(volume))
         with locked(self._locks, f"volume-{volume}"), explained(f"delete volume {volume}"):
-            remove_tree(draft)
+            self._discard(draft)
             if folder.is_dir():
                 folder.rename(draft)
-                remove_tree(draft)
+                self._discard(draft)
 
     def resize(self, volume: str, size: int | None) -> None:
-        """No size but None can be set."""
-        self._must_exist(volume)
-        if size is not None:
+        """As the contract says. No size but None can be set without project quotas, or for a volume made before there were."""
+        folder = self._must_exist(volume)
+        if size is not None and self._project(folder) == 0:
             raise Unsupported(
-                "the overlay driver cannot hold a volume to a size",
+                "the overlay driver cannot hold this volume to a size",
                 hint="put containers that need a disk limit on the btrfs driver", code="no_quota",
             )
+        with explained(f"resize volume {volume}", full=_FULL_HINT):
+            self._set_size(folder, size)
 
     def usage(self, volume: str) -> VolumeUsage:
-        """Bytes on disk of what was written, counted file by file up to the setting ``usage_entries``."""
+        """What the quota counts; without one, bytes on disk and files of what was written, counted one by one up to the setting
+        ``usage_entries``."""
         folder = self._must_exist(volume)
         with explained(f"measure volume {volume}"):
-            used = bytes_below(folder / "upper", self.settings.usage_entries)
-        return VolumeUsage(used=used, limit=None)
+            project = self._project(folder)
+            if project:
+                with btrfs.opened(folder) as inside:
+                    count = projects.count(inside, project)
+                return VolumeUsage(used=count.used, limit=count.limit, inodes=count.files)
+            below = measure(folder / "upper", self.settings.usage_entries)
+        return VolumeUsage(used=below.bytes, limit=None, inodes=below.entries if below.whole else None)
 
     def root_plan(self, volume: str) -> RootPlan:
         """Image and volume with ids shifted, and the overlay on them."""
@@ -210,6 +233,39 @@ class Overlay(Storage):
 
     # --- parts
 
+    def _enforced(self) -> bool:
+        return projects.enforced_on(mounts.mount_holding(_nearest(self._pool)))
+
+    def _project(self, folder: Path) -> int:
+        """The project of a volume; 0 when it has none, and is held to nothing."""
+        if not self._enforced():
+            return 0
+        with btrfs.opened(folder) as inside:
+            return projects.project_of(inside)
+
+    def _set_size(self, folder: Path, size: int | None) -> None:
+        project = self._project(folder)
+        if project == 0:
+            return
+        with btrfs.opened(folder) as inside:
+            used = projects.count(inside, project).used
+            if size is not None and used > size:
+                raise Conflict(
+                    f"volume {folder.name} holds {format_size(used)}, more than {format_size(size)}",
+                    hint="delete files in the container, or give it a larger size", code="below_use",
+                )
+            projects.limit(inside, project, size)
+
+    def _discard(self, folder: Path) -> None:
+        """Remove a volume or image, and forget the limit of its project; none is a success."""
+        if not folder.is_dir():
+            return
+        project = self._project(folder)
+        remove_tree(folder)
+        if project:
+            with btrfs.opened(folder.parent) as parent:
+                projects.limit(parent, project, None)
+
     def _must_exist(self, volume: str) -> Path:
         folder = self._layout.volume(volume)
         if not folder.is_dir():
@@ -231,10 +287,16 @@ class Overlay(Storage):
             )
 
 
-def _make_volume(draft: Path, origin: Path) -> None:
+def _free_project(fd: int) -> int:
+    """A number that counts nothing and has no limit. Those below 2^30 are left to administrators."""
+    while True:
+        project = 1 << 30 | secrets.randbits(30)
+        if projects.count(fd, project) == projects.Count(0, 0, None):
+            return project
+
+
+def _make_layers(draft: Path, origin: Path) -> None:
     """The image's name is a link, not a file: a power cut leaves the whole link or none, without waiting for the disk."""
-    draft.mkdir(mode=0o700)
-    draft.chmod(0o755)  # what is below is reached by the container's own ids; above, the driver's folders are closed
     for name in ("upper", "work"):
         (draft / name).mkdir()
     root = origin.stat()
@@ -272,10 +334,8 @@ def _try_overlay(place: Path) -> None:
         remove_tree(scratch)
 
 
-def _lack_of_quota(place: Path) -> Lack:
-    holder = mounts.mount_holding(place)
-    what = "a volume's size is not enforced: a container may fill the disk"
+def _lack_of_quota(kind: str) -> Lack:
     remedy = "use the btrfs driver where plans limit the disk"
-    if holder.kind in ("ext4", "xfs") and _PROJECT_QUOTA & set(holder.super_options):
-        what = f"{what}, although {holder.kind} counts by project here: this driver does not use that"
-    return Lack(what=what, remedy=remedy)
+    if kind in ("ext4", "xfs"):
+        remedy = f"mount the {kind} with `prjquota`, or {remedy}"
+    return Lack(what="a volume's size is not enforced: a container may fill the disk", remedy=remedy)
