@@ -28,6 +28,7 @@ def test_our_drivers_pass_it(driver: str, tmp_path: Path) -> None:
     assert found == {driver: set()} and status == 0, printed
 
 
+@pytest.mark.lab  # it needs no root, but most of a minute
 def test_every_planted_bug_is_found_and_nothing_else(tmp_path: Path) -> None:
     specs = {name.replace(":", ":tests.testing.planted:"): bug for name, bug in PLANTED.items()}
     status, found, printed = run_suite(tmp_path, *specs, env={"PYTHONPATH": str(ROOT)}, words=("--driver-kills", "5"))
