@@ -99,6 +99,13 @@ def subvolume_id(fd: int) -> int:
     return int(struct.unpack_from("=Q", lookup)[0])
 
 
+def uuids(fd: int) -> tuple[bytes, bytes]:
+    """UUID of the subvolume that ``fd`` is in, and of the one that it was made from as a snapshot (zeros: none)."""
+    info = ctypes.create_string_buffer(504)
+    control(fd, request(_READ, 60, 504), info)  # BTRFS_IOC_GET_SUBVOL_INFO
+    return info.raw[296:312], info.raw[312:328]
+
+
 def create(parent: int, name: str, *, group: int | None = None) -> None:
     """An empty subvolume in the folder ``parent``, member of quota group ``group`` from its first moment. EEXIST when
     the name is taken."""

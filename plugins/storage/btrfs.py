@@ -27,7 +27,7 @@ from hostler.core.errors import Conflict
 from hostler.host import btrfs, loop, mounts, qgroups
 from hostler.host.failures import explained
 from hostler.host.qgroups import Mode
-from hostler_plugins.storage.btrfs_parts import FULL_HINT, BtrfsSettings, Record, keep_record, no_volume
+from hostler_plugins.storage.btrfs_parts import FULL_HINT, BtrfsSettings, no_volume
 from hostler_plugins.storage.btrfs_snapshots import BtrfsSnapshots
 from hostler_plugins.storage.filling import fill_image
 from hostler_plugins.storage.layout import draft_of
@@ -159,11 +159,11 @@ class Btrfs(BtrfsSnapshots):
                 self._folder(folder.parent) as parent,
             ):
                 if qgroups.mode(parent) is Mode.SIMPLE:
-                    self._with_room(parent, lambda: self._create_grouped(source, parent, volume, image, size))
+                    self._with_room(parent, lambda: self._create_grouped(source, parent, volume, size))
                 else:
                     self._with_room(parent, lambda: self._create_alone(source, parent, volume, size))
 
-    def _create_grouped(self, source: int, parent: int, volume: str, image: str, size: int | None) -> None:
+    def _create_grouped(self, source: int, parent: int, volume: str, size: int | None) -> None:
         with locked(self._locks, "groups", shared=True):
             group = self._new_group(parent, size)
             try:
@@ -171,12 +171,6 @@ class Btrfs(BtrfsSnapshots):
             except BaseException:
                 self._drop_group(parent, group)
                 raise
-        try:
-            with btrfs.opened(volume, parent) as inside:
-                keep_record(inside, Record(image=image))
-        except BaseException:  # a size in which not even the record finds room
-            self._destroy(parent, volume)
-            raise
 
     def _create_alone(self, source: int, parent: int, volume: str, size: int | None) -> None:
         draft = draft_of(volume)

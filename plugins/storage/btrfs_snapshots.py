@@ -79,7 +79,8 @@ class BtrfsSnapshots(BtrfsParts):
         charge = self._charge(source).used
         with self._snapshots(volume) as parent, self._draft(parent, snapshot):
             btrfs.snapshot(source, parent, draft_of(snapshot), group=self._group(source)[0])
-            record = record_of(source).model_copy(update={"identity": uuid.uuid4().hex, "created_at": time.time(), "charge": charge})
+            update = {"image": self._image_of(source), "identity": uuid.uuid4().hex, "created_at": time.time(), "charge": charge}
+            record = record_of(source).model_copy(update=update)
             with btrfs.opened(draft_of(snapshot), parent) as inside:
                 keep_record(inside, record)
                 btrfs.set_read_only(inside, True)

@@ -46,6 +46,15 @@ def listed(pool: Path) -> set[str]:
     return set(re.findall(r" path (.+)$", run(["btrfs", "subvolume", "list", pool]).text, re.MULTILINE))
 
 
+def test_a_snapshot_knows_what_it_was_made_from(fd: int) -> None:
+    btrfs.create(fd, "one")
+    with btrfs.opened("one", fd) as one:
+        btrfs.snapshot(one, fd, "two")
+        with btrfs.opened("two", fd) as two:
+            assert btrfs.uuids(two)[1] == btrfs.uuids(one)[0] != btrfs.uuids(two)[0]
+        assert btrfs.uuids(one)[1] == bytes(16)
+
+
 def test_create_snapshot_destroy(pool: Path, fd: int) -> None:
     btrfs.create(fd, "one")
     (pool / "one/f").write_text("x")
