@@ -129,7 +129,11 @@ def arena(request: pytest.FixtureRequest, driver_libexec: Path) -> Iterator[Aren
 
     folder = Path(tempfile.mkdtemp(prefix="hst-kit-", dir=request.config.getoption("basetemp") or os.environ.get("TMPDIR", "/var/tmp")))
     folder.chmod(0o755)
-    made = ARENAS[request.param.partition(":")[0]](request.param, folder, driver_libexec, request.config.getoption("--driver-settings"))
+    try:
+        made = ARENAS[request.param.partition(":")[0]](request.param, folder, driver_libexec, request.config.getoption("--driver-settings"))
+    except BaseException:  # no such driver, or settings that it refuses
+        folder.rmdir()
+        raise
     made.kill_rounds = request.config.getoption("--driver-kills") or made.kill_rounds
     try:
         if not made.fake and os.geteuid() != 0:
