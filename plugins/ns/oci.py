@@ -45,6 +45,8 @@ _LISTEN_TIMEOUT = 1
 #: Seconds in which every process must have come to a halt.
 _FREEZE_TIMEOUT = 10
 _NOFILE = 65_536
+#: What newer crun (seen: 1.21) keeps among its containers: compiled seccomp filters, for all of them.
+_CACHE = ".cache"
 
 
 class Oci(Ns):
@@ -86,6 +88,7 @@ class Oci(Ns):
             for kind, folder in (("sandbox", self._bundles), ("runtime state", self._state))
             if folder.is_dir()
             for entry in sorted(folder.iterdir())
+            if entry.name != _CACHE
         ]
         folders = self.host.state_dir / "containers"
         for name in sorted(entry.name for entry in folders.iterdir()) if folders.is_dir() else ():
@@ -103,6 +106,8 @@ class Oci(Ns):
         (self.scratch / "root").mkdir(mode=0o755, parents=True, exist_ok=True)
 
     def teardown(self) -> None:
+        if (self._state / _CACHE).is_dir():
+            shutil.rmtree(self._state / _CACHE)
         for folder in (self._bundles, self._state, self.folder, self.scratch / "root", self.scratch):
             if folder.is_dir():
                 folder.rmdir()
