@@ -50,9 +50,9 @@ class Choice:
 
 #: Which driver of a subsystem is taken where a plan names none, best first.
 PREFERENCE: dict[str, tuple[str, ...]] = {
-    "ns": ("runc",),
-    "net": ("bridge",),
-    "storage": ("btrfs", "overlay"),
+    "ns": ("runc", "crun"),
+    "net": ("bridge", "routed"),
+    "storage": ("btrfs", "loop", "overlay"),
     "limits": ("cgroup2", "cgroup1"),
 }
 
