@@ -113,7 +113,7 @@ def _hooked(prefix: str, closed: Closed) -> Iterator[tuple[str, str]]:
         yield chain, filters.dispatch("in")
     # where bridges call these hooks (net.bridge.bridge-nf-call-ip6tables), a frame that a bridge hands on comes from it and goes to it
     if closed.v4_uplink is not None or closed.v6:
-        yield _FOREIGN[0], 'iifkind "bridge" oifkind "bridge" accept'
+        yield _FOREIGN[0], 'meta iifkind "bridge" meta oifkind "bridge" accept'
     if closed.v4_uplink is not None:
         yield _FOREIGN[0], f'meta nfproto ipv4 iifname "{closed.v4_uplink}" oifname != "{prefix}*" drop'
     if closed.v6:
