@@ -165,9 +165,15 @@ def _relations(fd: int, group: int) -> list[int]:
 
 
 def _number(file: Path) -> int:
+    """Raises FileNotFoundError also for a group that is removed between open and read: the kernel cleans groups of deleted
+    subvolumes away by itself, and its files say ENODEV then."""
     handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return int(os.read(handle, 64))
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file)) from error
     finally:
         os.close(handle)
 
