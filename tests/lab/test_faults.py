@@ -148,7 +148,10 @@ def ended(platform: Platform, operation: str, patience: float = _PATIENCE) -> Op
             found[:] = [platform.client.operation(operation)]
         return bool(found) and found[0].ended
 
-    wait_until(over, patience, f"operation {operation} did not end")
+    deadline = time.monotonic() + patience
+    while not over():
+        assert time.monotonic() < deadline, f"did not end: {told(found[0]) if found else operation}"
+        time.sleep(0.05)
     return found[0]
 
 
