@@ -45,6 +45,8 @@ _LISTEN_TIMEOUT = 1
 #: Seconds in which every process must have come to a halt.
 _FREEZE_TIMEOUT = 10
 _NOFILE = 65_536
+#: How often a container is made anew while the runtime of a killed worker is still dying, and seconds in between.
+_TRIES, _PAUSE = 5, 0.1
 #: What newer crun (seen: 1.21) keeps among its containers: compiled seccomp filters, for all of them.
 _CACHE = ".cache"
 
@@ -121,12 +123,16 @@ class Oci(Ns):
         if self._is_foreign(spec.id):
             raise Conflict(f"container {spec.id} is held by another ns driver", hint="delete it there first", code="wrong_driver")
         self.setup()
-        self._destroy(spec.id)
-        try:
-            return self._create(spec, root, cgroup)
-        except BaseException:
+        for attempt in range(_TRIES):
             self._destroy(spec.id)
-            raise
+            try:
+                return self._create(spec, root, cgroup)
+            except BaseException as error:
+                self._destroy(spec.id)
+                if not _is_in_the_way(error) or attempt == _TRIES - 1:
+                    raise
+            time.sleep(_PAUSE)
+        raise AssertionError("unreachable")
 
     def start(self, container: str) -> None:
         record = self._record(container)
@@ -355,6 +361,11 @@ def _last_words(folder: Path) -> str:
     """What the runtime said last, wherever it said it."""
     said = " ".join((folder / "stderr").read_text(errors="replace").split()) if (folder / "stderr").exists() else ""
     return said[-600:] or messages(folder / "log")[-600:]
+
+
+def _is_in_the_way(error: BaseException) -> bool:
+    """Whether the runtime of a worker that was killed in the middle wrote its state just after it was cleaned away: it is dying too."""
+    return isinstance(error, HostFailure) and error.stable_code == "runtime_failed" and "exists" in error.message
 
 
 def _creation_failure(spec: ContainerSpec, cgroup: Cgroup, words: str) -> HostFailure | Invalid:
