@@ -40,7 +40,8 @@ from hostler_plugins.ns.command import Command, Exec, messages
 CREATE_TIMEOUT = 60
 #: Seconds in which killed processes must be gone.
 _KILL_TIMEOUT = 10
-#: Seconds that a container's init may take from its start to where it takes signals, which is a millisecond.
+#: Seconds that the other side may take: a container's init from its start to where it takes signals, which is a millisecond; the
+#: watch from its nudge to where it reads.
 _LISTEN_TIMEOUT = 1
 #: Seconds in which every process must have come to a halt.
 _FREEZE_TIMEOUT = 10
@@ -138,6 +139,8 @@ class Oci(Ns):
         record = self._record(container)
         if record is None or not record.identity.alive():
             raise NotFound(f"container {container} has no sandbox to start", hint="create it first")
+        if guest.nudge(self.host, container):
+            _until_somebody_reads(guest.guest_dir(self.host, container) / guest.STATUS)
         self._open_gate(self._gate(container), record.identity)
         guest.nudge(self.host, container)
 
@@ -343,6 +346,25 @@ def _until_it_listens(init: Identity, out: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # nothing is open yet, or it has just ended
             if os.path.samestat(os.stat(f"/proc/{init.pid}/fd/1"), out.stat()):
                 return
+        time.sleep(0.0005)
+
+
+def _until_somebody_reads(status: Path) -> None:
+    """Wait until the node's watch has opened a container's FIFOs, the last of which is ``status``; at most a second.
+
+    What a container writes goes with its last process unless somebody else has the FIFO open: of one that ends at once, the
+    words and the status would be lost.
+    """
+    deadline = time.monotonic() + _LISTEN_TIMEOUT
+    while time.monotonic() < deadline:
+        try:
+            os.close(os.open(status, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            return
+        except FileNotFoundError:
+            return  # taken down meanwhile
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nobody reads yet
+                raise
         time.sleep(0.0005)
 
 

@@ -109,6 +109,24 @@ def test_output_and_exit(world: World) -> None:
 
 
 @pytest.mark.lab
+def test_what_ends_at_once_loses_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even when the watch is slow to look."""
+    look = Watch._look
+
+    def slowly(watch: Watch, container: str) -> None:
+        time.sleep(0.1)
+        look(watch, container)
+
+    monkeypatch.setattr(Watch, "_look", slowly)
+    heard = Heard()
+    with watching(world, heard):
+        spec = world.up("sh", "-c", "echo last words; exit 6")
+        eventually(lambda: bool(heard.of(spec, "exited")))
+        assert heard.of(spec, "exited")[0].details["code"] == 6
+        assert output(world, spec) == ["last words"]
+
+
+@pytest.mark.lab
 def test_output_is_seen_at_once(world: World) -> None:
     with watching(world, Heard()):
         spec = world.up("sh", "-c", "echo ready; sleep 1000")
