@@ -9,7 +9,6 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from queue import Empty
 from typing import Any
 
 from hostler.broker import Broker, celery_app, node_queue
@@ -28,6 +27,8 @@ from hostler.core.messages import (
 from hostler.settings import ControlSettings
 from hostler.workers.control_side import ControlSide
 
+#: Said to the readers of the queues, so that they need not be waited for.
+_END = "tests.end"
 DRIVERS = [("ns", "runc"), ("net", "bridge"), ("storage", "btrfs"), ("limits", "cgroup1"), ("images", "rootfs")]
 
 
@@ -94,12 +95,12 @@ class Fleet:
     def __init__(self, settings: ControlSettings, servers: list[Server]) -> None:
         self.settings = settings
         self.servers = {server.name: server for server in servers}
-        self._ends = threading.Event()
         self._broker = Broker(settings)
         self._control = ControlSide(settings)
         self._app = celery_app("tests", settings)
         readers: list[tuple[str, Callable[[str, list[Any]], None]]] = [("control", self._controlled)]
         readers += [(node_queue(server.name), self._server(server)) for server in servers]
+        self._queues = [queue for queue, _ in readers]
         self._threads = [threading.Thread(target=self._read, args=reader, daemon=True) for reader in readers]
 
     @contextmanager
@@ -114,21 +115,22 @@ class Fleet:
         finally:
             for server in self.servers.values():
                 server.hold.set()
-            self._ends.set()
+            for queue in self._queues:
+                self._app.send_task(_END, queue=queue)
             for thread in self._threads:
                 thread.join(20)
             self._control.close()
             self._broker.close()
+            self._app.close()
 
     def _read(self, queue: str, act: Callable[[str, list[Any]], None]) -> None:
         with self._app.connection_for_read() as connection:
             messages = connection.SimpleQueue(queue)
-            while not self._ends.is_set():
-                try:
-                    message = messages.get(timeout=0.1)
-                except Empty:
-                    continue
+            while True:
+                message = messages.get()
                 message.ack()
+                if message.headers["task"] == _END:
+                    break
                 act(message.headers["task"], message.payload[0])
             messages.close()
 
