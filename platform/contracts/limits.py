@@ -44,8 +44,13 @@ class LimitsDriver(Driver):
     def capabilities(self) -> LimitsCapabilities: ...
 
     @abstractmethod
-    def create(self, container: str, limits: Limits) -> Cgroup:
-        """Make the container's cgroups, with the limits set before any process is in them. Existing ones are kept and updated."""
+    def create(self, container: str, limits: Limits, account: str = "", account_weight: int = 100) -> Cgroup:
+        """Make the container's cgroups, with the limits set before any process is in them. Existing ones are kept and updated.
+
+        The containers of an ``account`` lie in one cgroup, which is made with its first and goes with its last: processors are shared
+        among accounts by ``account_weight`` first (1 to 10000, updated at each call), then within the account by ``limits.cpu_weight``.
+        So a busy account with ten containers gets no more than one with one. Without an account the container stands by itself.
+        """
 
     @abstractmethod
     def apply(self, container: str, limits: Limits) -> None:

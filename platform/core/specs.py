@@ -140,6 +140,7 @@ class ContainerSpec(Spec):
     id: Id
     name: Name
     account: Id
+    account_weight: int = Field(default=100, ge=1, le=10000, description="share of processors among busy accounts")
     ids: IdRange
     image: ImageSpec
     process: Process = Process()

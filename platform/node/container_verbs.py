@@ -92,7 +92,7 @@ def volume_resize(server: Server, batch: Batch, payload: SizePayload) -> None:
 def limits_create(server: Server, batch: Batch, _: Nothing) -> None:
     """The container's cgroups, limits set, nobody in them."""
     spec = spec_of(batch)
-    server.drivers.limits(spec.drivers.limits).create(spec.id, spec.limits)
+    server.drivers.limits(spec.drivers.limits).create(spec.id, spec.limits, spec.account, spec.account_weight)
 
 
 def limits_apply(server: Server, batch: Batch, payload: LimitsPayload) -> None:
@@ -112,7 +112,7 @@ def sandbox_create(server: Server, batch: Batch, _: Nothing) -> dict[str, Any]:
     spec = spec_of(batch)
     _remember(server, spec)
     plan = server.drivers.storage(spec.drivers.storage).root_plan(spec.id)
-    cgroup = server.drivers.limits(spec.drivers.limits).create(spec.id, spec.limits)
+    cgroup = server.drivers.limits(spec.drivers.limits).create(spec.id, spec.limits, spec.account, spec.account_weight)
     sandbox = server.drivers.ns(spec.drivers.ns).create(spec, plan, cgroup)
     server.nudge(spec.id)
     return {"pid": sandbox.pid, "started_at": sandbox.started_at}

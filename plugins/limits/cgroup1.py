@@ -1,7 +1,7 @@
 """Driver ``cgroup1``: limits with cgroup version 1, one folder per hierarchy for each container.
 
-The folders are ``<own cgroup>/hostler-<installation>-<node>/<container>`` in every hierarchy that is mounted, named ones
-included, since the runtime joins them all and what it makes itself would be left behind.
+The folders are ``<own cgroup>/hostler-<installation>-<node>/account.<account>/<container>`` in every hierarchy that is mounted,
+named ones included, since the runtime joins them all and what it makes itself would be left behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from hostler.contracts.driver import Host, Item, Lack, Probe, Settings
 from hostler.contracts.limits import Cgroup, LimitsCapabilities, LimitsDriver
 from hostler.core.errors import NotFound, Unsupported
 from hostler.core.limits import Limits, Usage
-from hostler.core.names import check_id
 from hostler.host import blocks, cgroups
 from hostler_plugins.limits import place, v1
 from hostler_plugins.limits.writes import Device, Write, apply_all
@@ -73,14 +72,9 @@ class Cgroup1(LimitsDriver):
         places = place.remembered(self._file)
         if places is None:
             return []
-        found = {
-            folder.name
-            for base in self._node_folders(places).values()
-            if base.is_dir()
-            for folder in base.iterdir()
-            if folder.is_dir()
-        }
-        return [Item(kind="cgroup", name=f"{place.node_group(self.host)}/{name}", owner=name) for name in sorted(found)]
+        found = {one for base in self._node_folders(places).values() for one in place.inside(base)}
+        group = place.node_group(self.host)
+        return [Item(kind="cgroup", name=f"{group}/{where}", owner=owner) for where, owner in sorted(found, key=lambda one: one[0])]
 
     def setup(self) -> None:
         self._bases()
@@ -93,13 +87,17 @@ class Cgroup1(LimitsDriver):
             self._places = None
             place.forget(self._file)
 
-    def create(self, container: str, limits: Limits) -> Cgroup:
+    def create(self, container: str, limits: Limits, account: str = "", account_weight: int = 100) -> Cgroup:
         cgroups.expect_moves()
-        folders = {key: base / check_id(container) for key, base in self._bases().items()}
-        fresh = not any(folder.exists() for folder in folders.values())
+        bases = self._bases()
+        there = place.found(bases["memory"], container)
+        where = there[0] if there else place.wanted(container, account)
+        fresh = not any((base / where).exists() for base in bases.values())
         try:
-            for folder in folders.values():
-                folder.mkdir(exist_ok=True)
+            folders = {key: place.make(base, where) for key, base in bases.items()}
+            if "/" in where:
+                _inherit_cpuset(folders["cpuset"].parent)
+                cgroups.write(folders["cpu"].parent, "cpu.shares", str(v1.shares(account_weight)))
             _inherit_cpuset(folders["cpuset"])
             self._write(folders, limits)
         except BaseException:
@@ -107,7 +105,7 @@ class Cgroup1(LimitsDriver):
                 self.remove(container)
             raise
         return Cgroup(
-            path=f"{place.node_group(self.host)}/{container}",
+            path=f"{place.node_group(self.host)}/{where}",
             parents={key: str(folder) for key, folder in folders.items()},
         )
 
@@ -128,16 +126,22 @@ class Cgroup1(LimitsDriver):
             raise self._absent(container) from None
 
     def processes(self, container: str) -> list[int]:
-        return cgroups.processes(self._bases()["pids"] / check_id(container))
+        base = self._bases()["pids"]
+        return [pid for where in place.found(base, container) for pid in cgroups.processes(base / where)]
 
     def remove(self, container: str) -> None:
-        folders = {key: base / check_id(container) for key, base in self._bases().items()}
-        if folders["pids"].is_dir():
-            cgroups.stop_forks_in(folders["pids"])
-        for key in ("freezer", *(other for other in folders if other != "freezer")):  # what is frozen cannot die
-            cgroups.kill_all(folders[key])
-        for folder in folders.values():
-            cgroups.remove(folder)
+        bases = self._bases()
+        places = {where for base in bases.values() for where in place.found(base, container)}
+        for where in places:
+            folders = {key: base / where for key, base in bases.items()}
+            if folders["pids"].is_dir():
+                cgroups.stop_forks_in(folders["pids"])
+            for key in ("freezer", *(other for other in folders if other != "freezer")):  # what is frozen cannot die
+                cgroups.kill_all(folders[key])
+            for folder in folders.values():
+                cgroups.remove(folder)
+        for base in bases.values():  # when nothing was found, whoever was killed may have left any account's
+            place.drop_empty(base, [where.split("/")[0] for where in places if "/" in where] if places else place.accounts(base))
 
     # -- folders
 
@@ -164,10 +168,11 @@ class Cgroup1(LimitsDriver):
             return bases
 
     def _folders(self, container: str) -> dict[str, Path]:
-        folders = {key: base / check_id(container) for key, base in self._bases().items()}
-        if not folders["memory"].is_dir():
+        bases = self._bases()
+        there = place.found(bases["memory"], container)
+        if not there:
             raise self._absent(container)
-        return folders
+        return {key: base / there[0] for key, base in bases.items()}
 
     def _absent(self, container: str) -> NotFound:
         return NotFound(f"container {container} has no cgroup on this server", hint="start it, or delete it")

@@ -1,4 +1,4 @@
-"""Driver ``cgroup2``: limits with cgroup version 2, one folder for each container.
+"""Driver ``cgroup2``: limits with cgroup version 2, one folder for each container in one for each account.
 
 The worker's own cgroup must be delegated to it (systemd: ``Delegate=yes``) and may hold processes itself only if it is the
 root: version 2 knows no processes in inner cgroups. So at setup the worker's processes are moved into a leaf ``hostler-worker``
@@ -16,7 +16,6 @@ from hostler.contracts.driver import Host, Item, Lack, Probe
 from hostler.contracts.limits import Cgroup, LimitsCapabilities, LimitsDriver
 from hostler.core.errors import Conflict, NotFound, Unsupported
 from hostler.core.limits import Limits, Usage
-from hostler.core.names import check_id
 from hostler.core.units import format_size
 from hostler.host import blocks, cgroups
 from hostler.host.cgroups import UNIFIED
@@ -68,8 +67,7 @@ class Cgroup2(LimitsDriver):
         base = places[UNIFIED] / place.node_group(self.host) if places else None
         if base is None or not base.is_dir():
             return []
-        found = sorted(entry.name for entry in base.iterdir() if entry.is_dir())
-        return [Item(kind="cgroup", name=f"{base.name}/{name}", owner=name) for name in found]
+        return [Item(kind="cgroup", name=f"{base.name}/{where}", owner=owner) for where, owner in place.inside(base)]
 
     def setup(self) -> None:
         self._base()
@@ -80,16 +78,20 @@ class Cgroup2(LimitsDriver):
             cgroups.remove(places[UNIFIED] / place.node_group(self.host))
         place.forget(self._file)
 
-    def create(self, container: str, limits: Limits) -> Cgroup:
+    def create(self, container: str, limits: Limits, account: str = "", account_weight: int = 100) -> Cgroup:
         cgroups.expect_moves()
         base = self._base()
-        folder = base / check_id(container)
-        fresh = not folder.exists()
+        there = place.found(base, container)
+        folder = base / (there[0] if there else place.wanted(container, account))
         try:
-            folder.mkdir(exist_ok=True)
+            place.make(base, str(folder.relative_to(base)))
+            if folder.parent != base:
+                _hand_down(folder.parent)
+                if (folder.parent / "cpu.weight").exists():
+                    cgroups.write(folder.parent, "cpu.weight", str(account_weight))
             self._write(folder, limits)
         except BaseException:
-            if fresh:
+            if not there:
                 self.remove(container)
             raise
         # Absolute: runtimes disagree on what a relative path of version 2 is relative to.
@@ -113,12 +115,17 @@ class Cgroup2(LimitsDriver):
             raise self._absent(container) from None
 
     def processes(self, container: str) -> list[int]:
-        return cgroups.processes(self._base() / check_id(container))
+        base = self._base()
+        return [pid for where in place.found(base, container) for pid in cgroups.processes(base / where)]
 
     def remove(self, container: str) -> None:
-        folder = self._base() / check_id(container)
-        cgroups.kill_all(folder)
-        cgroups.remove(folder)
+        base = self._base()
+        places = place.found(base, container)
+        for where in places:
+            cgroups.kill_all(base / where)
+            cgroups.remove(base / where)
+        # when nothing was found, whoever was killed may have left any account's
+        place.drop_empty(base, [where.split("/")[0] for where in places if "/" in where] if places else place.accounts(base))
 
     # -- folders
 
@@ -148,10 +155,11 @@ class Cgroup2(LimitsDriver):
             return base
 
     def _folder(self, container: str) -> Path:
-        folder = self._base() / check_id(container)
-        if not folder.is_dir():
+        base = self._base()
+        there = place.found(base, container)
+        if not there:
             raise self._absent(container)
-        return folder
+        return base / there[0]
 
     def _absent(self, container: str) -> NotFound:
         return NotFound(f"container {container} has no cgroup on this server", hint="start it, or delete it")

@@ -1,5 +1,8 @@
 """Where a node's cgroups are: below the cgroup that its worker was in when it was first set up.
 
+There each account has a cgroup ``account.<account>``, and in it are its containers'. No container's id has a dot. A container that
+was made without an account lies beside the accounts.
+
 That place is kept in a file, so that a worker started again elsewhere (by another service, in another shell)
 still finds its containers. After a reboot the file names cgroups that are gone, and a new place is taken.
 """
@@ -7,18 +10,92 @@ still finds its containers. After a reboot the file names cgroups that are gone,
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from hostler.contracts.driver import Host
-from hostler.core.errors import Unsupported
+from hostler.core.errors import HostFailure, Unsupported
+from hostler.core.names import check_id
 from hostler.host import cgroups
 
 
 def node_group(host: Host) -> str:
     """Name of the cgroup that holds all containers of a node."""
     return f"hostler-{host.installation}-{host.node}"
+
+
+#: Beginning of the name of an account's cgroup.
+_ACCOUNT = "account."
+#: How often a container's cgroup is tried while others remove its account's.
+_TRIES = 1000
+
+
+def wanted(container: str, account: str) -> str:
+    """Path of a container's cgroup below the node's. Raises :class:`Invalid` for what is no id."""
+    return f"{_ACCOUNT}{check_id(account)}/{check_id(container)}" if account else check_id(container)
+
+
+def found(base: Path, container: str) -> list[str]:
+    """Paths below the node's cgroup ``base`` at which the container has one: one at most, unless somebody moved it. Raises :class:`Invalid`."""
+    check_id(container)
+    places = [container, *(f"{account}/{container}" for account in accounts(base))]
+    return [where for where in places if (base / where).is_dir()]
+
+
+def accounts(base: Path) -> list[str]:
+    """Names of the accounts' cgroups in ``base``; none without it."""
+    try:
+        return sorted(entry.name for entry in os.scandir(base) if entry.name.startswith(_ACCOUNT))
+    except FileNotFoundError:
+        return []
+
+
+def inside(base: Path) -> list[tuple[str, str | None]]:
+    """All cgroups below ``base``: path and container. An account's own is told only when nobody is in it, and has no container."""
+    paths: list[tuple[str, str | None]] = []
+    for entry in _folders(base):
+        if not entry.startswith(_ACCOUNT):
+            paths.append((entry, entry))
+            continue
+        members = _folders(base / entry)
+        paths += [(f"{entry}/{member}", member) for member in members] or [(entry, None)]
+    return paths
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def make(base: Path, where: str) -> Path:
+    """The cgroup ``where`` below ``base`` and its account's, made when missing.
+
+    An account's goes with its last container, maybe just now in another thread or process: then both are made again.
+    """
+    folder = base / where
+    for _ in range(_TRIES):
+        folder.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(exist_ok=True)
+            return folder
+    raise HostFailure(f"cannot make cgroup {folder}: its account's goes away again and again", hint="see what removes it", code="cgroup_stuck")
+
+
+def drop_empty(base: Path, names: Iterable[str]) -> None:
+    """Remove those of the accounts' cgroups ``names`` in which no container is."""
+    for name in names:
+        try:
+            (base / name).rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                raise
 
 
 def own_places() -> dict[str, Path]:

@@ -124,9 +124,12 @@ def _of_kernel(platform: Platform, server: str, here: dict[str, str]) -> Iterato
 def _of_cgroups(platform: Platform, server: str, running: set[str]) -> Iterator[str]:
     group = f"hostler-{platform.apart.lab.installation}-{server}"
     for folder in cgroup_folders(group):
-        there = {entry.name for entry in folder.iterdir() if entry.is_dir()}
-        yield from (f"cgroup {folder}/{container}" for container in sorted(there - running))
-    members = {path.partition(f"/{group}/")[2].split("/")[0] for _, path in cgroup_members(f"/{group}/")}
+        for account in (entry for entry in folder.iterdir() if entry.is_dir()):
+            there = {entry.name for entry in account.iterdir() if entry.is_dir()}
+            yield from (f"cgroup {account}/{container}" for container in sorted(there - running))
+            if not there or not account.name.startswith("account."):
+                yield f"cgroup {account} is nobody's"
+    members = {path.partition(f"/{group}/")[2].split("/")[1] for _, path in cgroup_members(f"/{group}/")}
     yield from (f"a process in the cgroup of {container}" for container in sorted(members - running))
     yield from (f"no process in the cgroup of {container}" for container in sorted(running - members))
 

@@ -23,10 +23,10 @@ from hostler.testing.fakes.storage import FakeStorage
 class CreatesOnce(FakeLimits):
     """Not idempotent: what exists is an error."""
 
-    def create(self, container: str, limits: Limits) -> Cgroup:
+    def create(self, container: str, limits: Limits, account: str = "", account_weight: int = 100) -> Cgroup:
         if container in self._groups:
             raise Conflict("it exists", hint="remove it first")
-        return super().create(container, limits)
+        return super().create(container, limits, account, account_weight)
 
 
 class LeavesADraft(FakeStorage):
@@ -87,13 +87,13 @@ class NoQuota(FakeStorage):
 class NoLocks(FakeLimits):
     """Not safe among threads: looks, then acts."""
 
-    def create(self, container: str, limits: Limits) -> Cgroup:
+    def create(self, container: str, limits: Limits, account: str = "", account_weight: int = 100) -> Cgroup:
         folder = self._groups.path(container)
         if not folder.exists():
             time.sleep(0.02)
             folder.mkdir(parents=True)
             write_record(folder, {"limits": limits.model_dump(mode="json"), "usage": {}})
-        return super().create(container, limits)
+        return super().create(container, limits, account, account_weight)
 
 
 class AnyName(FakeLimits):
@@ -113,7 +113,7 @@ class HidesVolumes(FakeStorage):
 class HalfMade(FakeLimits):
     """Takes what a dead worker had begun for whole."""
 
-    def create(self, container: str, limits: Limits) -> Cgroup:
+    def create(self, container: str, limits: Limits, account: str = "", account_weight: int = 100) -> Cgroup:
         folder = self._groups.path(container)
         if not folder.exists():
             with self._groups.alone(container):

@@ -36,8 +36,11 @@ class LimitsArena(Arena):
         container = f"c0{number}"
         make: Call = ("create", (container, SOME))
         drop: Call = ("remove", (container,))
+        shared: Call = ("create", (container, SOME, "acc0", 300))
         return [
             Scene([], make, [drop], owner=container),
+            Scene([], shared, [drop], owner=container),
+            Scene([shared], drop),
             Scene([make], ("apply", (container, MORE)), [drop], owner=container),
             Scene([make], drop),
         ]

@@ -22,6 +22,24 @@ def test_members(arena: LimitsArena) -> None:
     assert arena.limits.processes("c01") == []
 
 
+@pytest.mark.promise("accounts", "containers of one account come and go in each other's midst; one made before without an account is found again")
+def test_accounts(arena: LimitsArena) -> None:
+    before = arena.inventory()
+    arena.limits.create("c01", SOME, "acc0")
+    cgroup = arena.limits.create("c02", SOME, "acc0", 200)
+    pid = arena.sleeper(cgroup)
+    arena.limits.create("c03", SOME, "acc1")
+    arena.limits.remove("c01")
+    assert arena.limits.processes("c02") == [pid], "with a container of the account, another one's processes were ended"
+    assert arena.limits.create("c02", SOME, "acc0") == cgroup
+    plain = arena.limits.create("c04", SOME)
+    assert arena.limits.create("c04", SOME, "acc0") == plain, "a container that was made without an account lost its cgroup"
+    for container in ("c02", "c03", "c04"):
+        arena.limits.apply(container, SOME)
+        arena.limits.remove(container)
+    assert arena.inventory() == before
+
+
 @pytest.mark.promise("ranges", "limits at the ends of what may be asked for are set, or refused in words with the former ones kept")
 def test_ends_of_the_range(arena: LimitsArena) -> None:
     for limits in (Limits(), Limits(memory=4 * MIB, pids=4, cpu=0.01), Limits(memory=2**50, pids=4_000_000, cpu_weight=10000, io_weight=1000), Limits(cpus="0")):

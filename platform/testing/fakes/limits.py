@@ -41,14 +41,15 @@ class FakeLimits(LimitsDriver):
         if self.folder.is_dir():
             shutil.rmtree(self.folder)
 
-    def create(self, container: str, limits: Limits) -> Cgroup:
+    def create(self, container: str, limits: Limits, account: str = "", account_weight: int = 100) -> Cgroup:
         self.faults.passing("limits.create")
         with self._groups.alone(container):
             if container in self._groups:
                 self._set(container, limits)
+                self._groups.write(container, self._groups.read(container) | {"account": account, "account_weight": account_weight})
             else:
                 with self._groups.made(container) as folder:
-                    write_record(folder, {"limits": limits.model_dump(mode="json"), "usage": {}})
+                    write_record(folder, {"limits": limits.model_dump(mode="json"), "usage": {}, "account": account, "account_weight": account_weight})
                     self.faults.passing("limits.create:done")
         return Cgroup(path=f"fake/{container}", parents={"fake": str(self._groups.path(container))})
 
@@ -83,6 +84,12 @@ class FakeLimits(LimitsDriver):
         """What holds now."""
         self._there(container)
         return Limits.model_validate(self._groups.read(container)["limits"])
+
+    def account_of(self, container: str) -> tuple[str, int]:
+        """Account and its weight, as they were last given."""
+        self._there(container)
+        record = self._groups.read(container)
+        return record["account"], record["account_weight"]
 
     def use(self, container: str, usage: Usage) -> None:
         """Say what the container uses."""

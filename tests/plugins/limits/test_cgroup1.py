@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,7 @@ def test_worker_in_another_memory_cgroup_starts_containers_in_the_right_place(wo
     plan = world.root_plan(spec)
     script = f"""
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from hostler.contracts.driver import Host
 from hostler.contracts.limits import Cgroup
@@ -206,3 +208,48 @@ Runc(host).create(ContainerSpec.model_validate_json(spec), RootPlan.model_valida
         assert str(pid) in cgroups.read(Path(cgroup.parents["memory"]), "cgroup.procs").split()
     finally:
         cgroups.remove(other)
+
+
+def test_accounts_share_processors_before_their_containers_do(world: World) -> None:
+    """Three busy containers of one account against one of another, all on one processor: half each."""
+    pinned = Limits(cpus="1", memory=32 << 20)
+    specs = [world.spec("sh", "-c", BUSY, limits=pinned) for _ in range(4)]
+    for spec, account in zip(specs, ("many", "many", "many", "one0"), strict=True):
+        cgroup = world.limits.create(spec.id, spec.limits, account)
+        world.ns.create(spec, world.root_plan(spec), cgroup)
+    for spec in specs:
+        world.ns.start(spec.id)
+    time.sleep(0.5)
+    shares = cpu_share(world, [spec.id for spec in specs], 4.0)
+    assert sum(shares[:3]) / shares[3] == pytest.approx(1, rel=0.2)
+    world.limits.create(specs[3].id, pinned, "one0", 300)
+    time.sleep(0.3)
+    shares = cpu_share(world, [spec.id for spec in specs], 4.0)
+    assert shares[3] / sum(shares[:3]) == pytest.approx(3, rel=0.25)
+
+
+def test_an_accounts_cgroup_goes_with_its_last_container_while_others_come(world: World) -> None:
+    def come_and_go(number: int) -> None:
+        for turn in range(10):
+            container = f"c{number}t{turn}"
+            world.limits.create(container, Limits(pids=20), "acc0")
+            assert world.limits.usage(container).pids == 0
+            world.limits.remove(container)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(come_and_go, range(4)))
+    assert world.limits.inventory() == []
+    world.limits.create("c0", Limits(), "acc0")
+    (item,) = world.limits.inventory()
+    assert (item.owner, item.name) == ("c0", f"hostler-{world.host.installation}-alpha/account.acc0/c0")
+    world.limits.remove("c0")
+    assert world.limits.inventory() == []
+
+
+def test_what_a_killed_worker_left_of_an_account_goes_with_the_next_removal(world: World) -> None:
+    base = Path(world.limits.create("c0", Limits()).parents["memory"]).parent
+    (base / "account.acc0").mkdir()
+    assert ("account.acc0", None) in [(item.name.rpartition("/")[2], item.owner) for item in world.limits.inventory()]
+    world.limits.remove("c0")
+    world.limits.remove("c0")
+    assert world.limits.inventory() == []
