@@ -49,11 +49,16 @@ class Net(Driver):
     def capabilities(self) -> NetCapabilities: ...
 
     @abstractmethod
-    def attach(self, container: str, link: Link, pid: int) -> None:
+    def attach(self, container: str, link: Link, pid: int, held: bool = False) -> None:
         """Make ``link`` in the network namespace of process ``pid``, up, with addresses, routes and rates.
 
         When it returns, packets flow and spoofed ones do not. An existing link of the same container and name is replaced.
         Any failure leaves no link and no rule.
+
+        ``held``: as after :meth:`hold`, from the very beginning, until :meth:`release`; a link of a container that is held is
+        so too. It has its addresses, so that sockets can be bound to them, but nobody is told and nothing that is on its
+        way to the same addresses elsewhere comes here: they are still in use on the server that the container moves from.
+        Raises :class:`Unsupported` where the driver cannot hold.
         """
 
     @abstractmethod
@@ -83,9 +88,12 @@ class Net(Driver):
 
     def hold(self, container: str) -> None:
         """From the return on, no packet leaves or reaches the container, and none is answered or refused on its behalf:
-        a peer's packets are lost or wait, so that its connections stay. Held already is a success."""
+        a peer's packets are lost or wait, so that its connections stay. Held already is a success.
+        Raises :class:`NotFound` without a link."""
         raise self._refuse("hold a link")
 
     def release(self, container: str) -> None:
-        """End :meth:`hold` and announce the addresses. Not held is a success. Raises :class:`NotFound` without a link."""
+        """End :meth:`hold`, lead to the container what is for its addresses, and announce these to the network.
+
+        Not held is a success. Raises :class:`NotFound` without a link."""
         raise self._refuse("hold a link")

@@ -199,10 +199,14 @@ class Netlink:
 
     # --- bridges ---
 
-    def close_port(self, index: int, mac: str) -> None:
-        """Bind a bridge's port to one MAC: nothing is learned from it, and what is for unknown MACs does not get to it."""
+    def close_port(self, index: int) -> None:
+        """Of a bridge's port nothing is learned, and what is for unknown MACs does not get to it."""
         with _said(f"set bridge port {index}"):
             self._route.brport("set", index=index, learning=0, unicast_flood=0)
+
+    def place_mac(self, index: int, mac: str) -> None:
+        """What is for a MAC gets to this port of a bridge, wherever it was seen before."""
+        with _said(f"place {mac} at bridge port {index}"):
             self._route.fdb("replace", ifindex=index, lladdr=mac, master=1, state=_NUD_NOARP)
 
     # --- addresses and routes ---

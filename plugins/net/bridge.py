@@ -141,10 +141,13 @@ class Bridge(Veths):
         mtu = min(link.mtu, bridge.mtu)
         host.add_veth(name, link.name, mtu=mtu, peer_netns=inside, peer_mac=link.mac, master=bridge.index)
         index = self._shape_new(host, container, name, link)
-        host.close_port(index, link.mac)
+        host.close_port(index)
         host.set_link(index, alias=self._names.alias(container), up=True, own_ipv6=False)
         interior.configure(inside, link)
         wait_until_operational(host, name)
+
+    def _lead(self, host: Netlink, name: str, link: Link) -> None:
+        host.place_mac(host.index(name), link.mac)
 
     def _announce(self, link: Link) -> None:
         if self.settings.uplink:

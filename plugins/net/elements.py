@@ -16,9 +16,9 @@ from hostler.host.netlink import Address
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-#: The set of the containers that are held, by what the names of their links begin with.
-HELD = "held"
-HELD_SET = f"{HELD} {{ type ifname; flags interval; }}"
+#: The set of the links that are held. By whole names: newer nft (seen: 1.1.3) cannot delete one prefix from a set of them.
+HELD = "silent"
+HELD_SET = f"{HELD} {{ type ifname; }}"
 
 
 @dataclass(frozen=True)
@@ -110,24 +110,26 @@ def _key_text(part: Any) -> str:
 # --- silence ---
 
 
-def silence(place: Place, container: str, prefix: str) -> str:
-    """Commands after which no packet passes the container's links, present and future: their names begin with ``prefix``."""
-    return f'add element {place} {HELD} {{ "{prefix}*" comment "{container}" }}'
+def silence(place: Place, container: str, links: Iterable[str]) -> str:
+    """Commands after which no packet passes the container's links, there or not; silenced already is a success. Empty for none."""
+    texts = [f'"{link}" comment "{container}"' for link in links]
+    return f"add element {place} {HELD} {{ {', '.join(texts)} }}" if texts else ""
 
 
-def unsilence(place: Place, container: str, prefix: str) -> str:
-    """Commands that undo :func:`silence`; not silenced is a success."""
-    return silence(place, container, prefix) + f'\ndelete element {place} {HELD} {{ "{prefix}*" }}'
+def unsilence(place: Place, links: Iterable[str]) -> str:
+    """Commands that undo :func:`silence`; not silenced is a success. Empty for none."""
+    texts = ", ".join(f'"{link}"' for link in links)
+    return "\n".join(f"{verb} element {place} {HELD} {{ {texts} }}" for verb in ("add", "delete")) if texts else ""
 
 
 def silenced(listing: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
-    """Prefixes of the silenced links, each with its owner."""
+    """Names of the silenced links, each with its owner."""
     found: dict[str, str | None] = {}
     for thing in listing:
         if thing.get("set", {}).get("name") == HELD:
             for entry in thing["set"].get("elem", ()):
                 body = entry["elem"] if isinstance(entry, dict) and "elem" in entry else {"val": entry}
-                found[str(body["val"]).removesuffix("*")] = body.get("comment")
+                found[str(body["val"])] = body.get("comment")
     return found
 
 

@@ -129,6 +129,11 @@ class Routed(Veths):
         interior.configure_routed(inside, link, outer.mac)
         for address in _addresses(link):
             host.set_neighbour(index, address, link.mac)
+
+    def _lead(self, host: Netlink, name: str, link: Link) -> None:
+        """Only now: until then the address may be another server's, for this server's containers too."""
+        index, uplink = host.index(name), self._uplink()
+        for address in _addresses(link):
             host.set_host_route(index, address)
             if uplink is not None and self.settings.proxy:
                 host.add_proxy(uplink.index, address)

@@ -78,7 +78,8 @@ def of_bridges() -> Outcome:
     def join(host: netlink.Netlink) -> None:
         host.add_bridge(_BRIDGE, mtu=1500)
         host.add_veth(_LINK, _PEER, mtu=1500, master=host.index(_BRIDGE))
-        host.close_port(host.index(_LINK), _MAC)
+        host.close_port(host.index(_LINK))
+        host.place_mac(host.index(_LINK), _MAC)
 
     return _outcome("veth links on a bridge", join, lambda place: guard.base(place, "vtrial"), "bridge", frozenset({"out"}))
 

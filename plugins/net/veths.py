@@ -78,7 +78,11 @@ class Veths(Net):
 
     @abstractmethod
     def _join(self, host: Netlink, container: str, name: str, link: Link, inside: int) -> None:
-        """Make the link, whose rules are there, in the namespace of descriptor ``inside``, and set it up."""
+        """Make the link, whose rules are there, in the namespace of descriptor ``inside``, and set it up. Nothing is led to it yet."""
+
+    @abstractmethod
+    def _lead(self, host: Netlink, name: str, link: Link) -> None:
+        """Send what is for the link's addresses, and gets to this server, to the link. Idempotent."""
 
     @abstractmethod
     def _announce(self, link: Link) -> None:
@@ -94,31 +98,39 @@ class Veths(Net):
 
     # --- links ---
 
-    def attach(self, container: str, link: Link, pid: int) -> None:
+    def attach(self, container: str, link: Link, pid: int, held: bool = False) -> None:
+        if held and not self.capabilities.hold:
+            raise self._refuse("hold a link")
         if link.firewall and not self.capabilities.firewall:
             raise self._refuse("hold a tenant's firewall")
         if link.network is not None and not self.capabilities.tenant_networks:
             raise self._refuse("make a network of the tenant's own")
         name = self._names.link(container, link.name)
+        prefix = self._names.links_of(container)
         with netns.opened(netns.of_process(pid)) as inside:
+            held = held or (bool(netlink.names(prefix)) and any(one.startswith(prefix) for one in self._silenced()))
             if self._records.read(name) is not None or netlink.names(name):
                 self._remove(container, [name])
             try:
-                self._make(container, name, link, inside)
+                self._make(container, name, link, inside, held)
             except BaseException:
                 self._remove(container, [name])
                 raise
 
-    def _make(self, container: str, name: str, link: Link, inside: int) -> None:
+    def _make(self, container: str, name: str, link: Link, inside: int, held: bool) -> None:
         """Rules before the link, rates before it is up: there is no moment in which a packet passes unguarded."""
         self._records.write(name, Record(container=container, link=link))
         commands = [elements.admit(self._place, container, self._elements(name, link))]
+        if held:
+            commands.append(elements.silence(self._place, container, [name]))
         if link.firewall:
             commands.append(filters.install(self._place, container, name, link.firewall, self._refusing))
         self._nft.run("\n".join(commands))
         with netlink.opened() as host:
             self._join(host, container, name, link, inside)
-        if self._names.links_of(container) not in self._silenced():
+            if not held:
+                self._lead(host, name, link)
+        if not held:
             self._announce(link)
 
     def _shape_new(self, host: Netlink, container: str, name: str, link: Link) -> int:
@@ -135,7 +147,6 @@ class Veths(Net):
         found = {*netlink.names(prefix), *self._records.names(prefix)}
         found |= {prefix + name.removeprefix(shaper(prefix)) for name in netlink.names(shaper(prefix))}
         self._remove(container, sorted(found))
-        self._run_where_present(elements.unsilence(self._place, container, prefix))
 
     def _remove(self, container: str, links: list[str]) -> None:
         """Remove links, then their rules, then the records of both."""
@@ -147,6 +158,7 @@ class Veths(Net):
         for link, record in records.items():
             if record is None or record.link.firewall:
                 self._run_where_present(filters.uninstall(self._place, link))
+        self._run_where_present(elements.unsilence(self._place, links))
         if not records or None in records.values() or not self._run_where_present(elements.withdraw(self._place, known)):
             self._sweep(container, links)
         for link in links:
@@ -222,13 +234,12 @@ class Veths(Net):
             self._note(name, {"firewall": rules})
 
     def hold(self, container: str) -> None:
-        """Also before the container has a link: it is made silent then, and not announced."""
         if not self.capabilities.hold:
             raise self._refuse("hold a link")
-        prefix = self._names.links_of(container)
-        self._nft.run(elements.silence(self._place, container, prefix))
         with netlink.opened() as host:
-            for name in netlink.names(prefix):
+            names = [link.name for link in self._links(host, container)]
+            self._nft.run(elements.silence(self._place, container, names))
+            for name in names:
                 record = self._records.read(name)
                 if record is not None and record.link.rate_in is not None:
                     rates.empty(host, host.index(name), record.link.rate_in)
@@ -238,11 +249,12 @@ class Veths(Net):
             raise self._refuse("hold a link")
         with netlink.opened() as host:
             names = [link.name for link in self._links(host, container)]
-        self._nft.run(elements.unsilence(self._place, container, self._names.links_of(container)))
-        for name in names:
-            record = self._records.read(name)
-            if record is not None:
-                self._announce(record.link)
+            records = {name: record for name in names if (record := self._records.read(name)) is not None}
+            for name, record in records.items():
+                self._lead(host, name, record.link)
+        self._nft.run(elements.unsilence(self._place, names))
+        for record in records.values():
+            self._announce(record.link)
 
     def _silenced(self) -> dict[str, str | None]:
         return elements.silenced(self._nft.listing(f"list set {self._place} {elements.HELD}"))

@@ -165,10 +165,10 @@ class Vxlan(Veths):
 
     # --- links ---
 
-    def attach(self, container: str, link: Link, pid: int) -> None:
+    def attach(self, container: str, link: Link, pid: int, held: bool = False) -> None:
         if link.network is None:
             raise Unsupported("net driver vxlan makes tenants' own networks only", hint="give the link a network's number, or use driver bridge or routed")
-        super().attach(container, link, pid)
+        super().attach(container, link, pid, held)
 
     def _elements(self, name: str, link: Link) -> list[Element]:
         return guard.elements(name, link)
@@ -182,10 +182,13 @@ class Vxlan(Veths):
                 raise HostFailure(f"bridge {bridge} is gone", hint="try again", code="no_bridge")
             host.add_veth(name, link.name, mtu=min(link.mtu, state.mtu), peer_netns=inside, peer_mac=link.mac, master=state.index)
         index = self._shape_new(host, container, name, link)
-        host.close_port(index, link.mac)
+        host.close_port(index)
         host.set_link(index, alias=self._names.alias(container), up=True, own_ipv6=False)
         interior.configure(inside, link)
         wait_until_operational(host, name)
+
+    def _lead(self, host: Netlink, name: str, link: Link) -> None:
+        host.place_mac(host.index(name), link.mac)
 
     def _network(self, host: Netlink, number: int) -> str:
         """Make a network's bridge and tunnel, or what is missing of them. Returns the bridge's name."""

@@ -43,8 +43,8 @@ class LeavesADraft(FakeStorage):
 class LeavesALink(FakeNet):
     """An attach that fails leaves what it had made."""
 
-    def attach(self, container: str, link: Link, pid: int) -> None:
-        super().attach(container, link, max(pid, 1))
+    def attach(self, container: str, link: Link, pid: int, held: bool = False) -> None:
+        super().attach(container, link, max(pid, 1), held)
         if pid <= 0:
             raise HostFailure(f"there is no process {pid}", hint="its sandbox ended")
 
@@ -69,10 +69,10 @@ class WrongError(FakeLimits):
 class Liar(FakeNet):
     """Says that it makes tenants' own networks, and refuses to."""
 
-    def attach(self, container: str, link: Link, pid: int) -> None:
+    def attach(self, container: str, link: Link, pid: int, held: bool = False) -> None:
         if link.network is not None:
             raise self._refuse("make a network of the tenant's own")
-        super().attach(container, link, pid)
+        super().attach(container, link, pid, held)
 
 
 class NoQuota(FakeStorage):

@@ -81,7 +81,10 @@ class NetArena(Arena):
             scenes.append(Scene([make], ("set_firewall", (container, _RULES)), [drop], owner=container))
         if can.hold:
             hold: Call = ("hold", (container,))
-            scenes += [Scene([make], hold, [drop], owner=container), Scene([make, hold], ("release", (container,)), [drop], owner=container)]
+            still: Call = ("attach", (container, link(number), self.pid(number), True))
+            release: Call = ("release", (container,))
+            scenes += [Scene([make], hold, [drop], owner=container), Scene([make, hold], release, [drop], owner=container)]
+            scenes += [Scene([], still, [drop], owner=container), Scene([still], release, [drop], owner=container)]
         return scenes
 
     def absent(self) -> list[tuple[Call, type[HostlerError] | None]]:
@@ -94,14 +97,14 @@ class NetArena(Arena):
         if can.firewall:
             cases.append((("set_firewall", (_NOT_THERE, _RULES)), NotFound))
         if can.hold:
-            cases.append((("release", (_NOT_THERE,)), NotFound))
+            cases += [((verb, (_NOT_THERE,)), NotFound) for verb in ("hold", "release")]
         return cases
 
     def refusals(self) -> dict[str, list[Call]]:
         pid = self.pid(0)
         return {
             "firewall": [("set_firewall", ("c0r", _RULES)), ("attach", ("c0r", link(0, firewall=_RULES), pid))],
-            "hold": [("hold", ("c0r",)), ("release", ("c0r",))],
+            "hold": [("hold", ("c0r",)), ("release", ("c0r",)), ("attach", ("c0r", link(0), pid, True))],
             "tenant_networks": [("attach", ("c0r", link(0, network=7), pid))],
         }
 

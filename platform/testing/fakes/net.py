@@ -37,13 +37,13 @@ class FakeNet(Net):
         if self.folder.is_dir():
             shutil.rmtree(self.folder)
 
-    def attach(self, container: str, link: Link, pid: int) -> None:
+    def attach(self, container: str, link: Link, pid: int, held: bool = False) -> None:
         self.faults.passing("net.attach")
         if pid <= 0:
             raise HostFailure(f"there is no process {pid}", hint="its sandbox ended", code="no_process")
         with self._links.alone(container):
-            former = self._links.read(container) if container in self._links else {"links": {}}
-            record = former | {"held": False, "counters": LinkCounters().model_dump()}
+            former: dict[str, Any] = self._links.read(container) if container in self._links else {"links": {}, "held": False}
+            record = former | {"held": held or former["held"], "counters": LinkCounters().model_dump()}
             record["links"] = record["links"] | {link.name: {"link": link.model_dump(mode="json"), "pid": pid}}
             with self._links.made(container) as folder:
                 self._links.write(container, record, folder)

@@ -321,16 +321,19 @@ def test_hold_loses_nothing_and_refuses_nothing(scene: Scene, version: int) -> N
         _talk(near, far)
 
 
-def test_a_hold_before_the_link_is_kept_by_it(scene: Scene) -> None:
+def test_a_link_is_held_from_its_beginning(scene: Scene) -> None:
     """As on the server that a container moves to."""
     one = scene.world.placed("beta", 1, 21, attach=False)
     with scene.world.on("beta"):
         driver = scene.world.drivers["beta"]
-        with pytest.raises(NotFound):
-            driver.release(one.id)
-        driver.hold(one.id)
-        scene.world.attach(one)
+        for verb in (driver.hold, driver.release):
+            with pytest.raises(NotFound):
+                verb(one.id)
+        scene.world.attach(one, held=True)
         assert not udp_arrives(scene.a, one, 4, _SHORT)
+        scene.world.attach(one)  # once more: still held
+        assert not udp_arrives(scene.a, one, 4, _SHORT)
+        assert not udp_arrives(one, scene.a, 4, _SHORT)
         assert "hold" in [item.kind for item in driver.inventory() if item.owner == one.id]
         scene.world.new_driver("beta").release(one.id)
         assert udp_arrives(scene.a, one, 4)

@@ -308,11 +308,9 @@ def test_the_address_follows_a_container_to_another_server(world: World) -> None
     assert udp_arrives(peer, a, 4) and udp_arrives(peer, a, 6)
     with world.on("alpha"):
         world.drivers["alpha"].hold(a.id)
-    with world.on("gamma"):
-        world.drivers["gamma"].hold(a.id)
     twin = world.container("gamma", link(1, 2), attach=False)
     twin.id = a.id
-    world.attach(twin)
+    world.attach(twin, held=True)
     world.detach(a)
     began = time.monotonic()
     with world.on("gamma"):

@@ -124,10 +124,10 @@ class World:
         """A new container with an ordinary link."""
         return self.container(server, link(block, number, network=self.network, **more), attach=attach)
 
-    def attach(self, container: Container) -> None:
+    def attach(self, container: Container, held: bool = False) -> None:
         """Attach its link."""
         with self.on(container.server):
-            self.drivers[container.server].attach(container.id, container.link, container.process.pid)
+            self.drivers[container.server].attach(container.id, container.link, container.process.pid, held)
 
     def detach(self, container: Container) -> None:
         """Detach all it has."""

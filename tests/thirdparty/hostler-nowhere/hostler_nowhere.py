@@ -64,8 +64,10 @@ class Nowhere(Net):
         names = sorted(os.listdir(self.folder)) if self.folder.is_dir() else []
         return [Item(kind="record", name=name, owner=name) for name in names if not name.startswith(".")]
 
-    def attach(self, container: str, link: Link, pid: int) -> None:
+    def attach(self, container: str, link: Link, pid: int, held: bool = False) -> None:
         """Made whole or not at all: the record comes first, and an error takes both away."""
+        if held:
+            raise self._refuse("hold a link")
         if link.firewall:
             raise self._refuse("hold a tenant's firewall")
         if link.network is not None:
