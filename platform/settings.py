@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -70,6 +70,9 @@ class NodeSettings(PlatformSettings):
     libexec: Path = Path("/usr/local/libexec/hostler")
     criu: Path | None = None
     drivers: dict[str, dict[str, Any]] = Field(default_factory=dict, description="JSON: settings by group:name")
+    drivers_enabled: tuple[Annotated[str, Field(pattern=r"^[a-z]+:[^:]+$")], ...] = Field(
+        default=(), description="JSON list of group:name: of a group that it names, these alone are loaded; default all that can be used"
+    )
     capacity_cpus: float | None = Field(default=None, gt=0, description="processors to give away; default all")
     capacity_memory: int | None = Field(default=None, gt=0, description="bytes of memory to give away; default all")
     capacity_disk: int | None = Field(default=None, gt=0, description="bytes of disk to give away; default the pool's size")

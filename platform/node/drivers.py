@@ -5,7 +5,7 @@ One that is missing, broken at import, of the wrong type or of a newer contract 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -24,6 +24,7 @@ from hostler.core.messages import DriverFact
 
 log = structlog.get_logger()
 
+_LEFT_OUT = "left out: HOSTLER_DRIVERS_ENABLED names others of its group"
 CONTRACTS: dict[str, Any] = {"ns": Ns, "net": Net, "storage": Storage, "limits": LimitsDriver, "images": Images}
 
 
@@ -65,12 +66,21 @@ class Drivers:
         return [driver for group in self.loaded.values() for driver in group.values()]
 
 
-def load(host: Host, *, setup: bool = False) -> Drivers:
-    """Load, check and probe every installed driver; with ``setup`` also make what they share on the host."""
+def load(host: Host, *, setup: bool = False, enabled: Collection[str] = ()) -> Drivers:
+    """Load, check and probe every installed driver; with ``setup`` also make what they share on the host.
+
+    ``enabled``: of a group that has a ``group:name`` in it only those named are loaded; of the others all are.
+    """
     drivers = Drivers()
     for group in CONTRACTS:
+        chosen = {spec.partition(":")[2] for spec in enabled if spec.partition(":")[0] == group}
         for extension in sorted(extensions(group, partial(_failed_to_load, drivers, group)), key=lambda found: str(found.name)):
-            _take(drivers, host, group, extension.name, extension.plugin, setup)
+            if chosen and extension.name not in chosen:
+                _refuse(drivers, group, extension.name, _LEFT_OUT)
+            else:
+                _take(drivers, host, group, extension.name, extension.plugin, setup)
+        for name in sorted(chosen - {fact.name for fact in drivers.facts if fact.group == group}):
+            _refuse(drivers, group, name, "HOSTLER_DRIVERS_ENABLED names it, and no installed package has it")
     return drivers
 
 

@@ -21,9 +21,6 @@ from hostler.node.runner import Runner
 from hostler.node.verbs import Server, Verb
 from hostler.settings import NodeSettings
 
-#: What a server loads unless it is told otherwise: every installed driver, set up.
-_INSTALLED = partial(drivers.load, setup=True)
-
 
 def all_verbs() -> dict[str, Verb]:
     """Every verb by name."""
@@ -33,12 +30,13 @@ def all_verbs() -> dict[str, Verb]:
 class NodeSide:
     """One per node worker process."""
 
-    def __init__(self, settings: NodeSettings, load: Callable[[Host], Drivers] = _INSTALLED) -> None:
+    def __init__(self, settings: NodeSettings, load: Callable[[Host], Drivers] | None = None) -> None:
         self.settings = settings
         self.instance = new_id()
         settings.node_state.mkdir(parents=True, exist_ok=True, mode=0o700)
         host = this_host(settings)
-        self.drivers = load(host)
+        installed = partial(drivers.load, setup=True, enabled=settings.drivers_enabled)
+        self.drivers = (load or installed)(host)
         archives = Archives(settings.node_state / "scratch", self.drivers.images)
         archives.clean()
         self.server = Server(

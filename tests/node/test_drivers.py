@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from hostler.contracts.driver import CONTRACT_VERSION, Host, Lack, Probe
 from hostler.contracts.net import NetCapabilities
 from hostler.core.errors import HostFailure, Unsupported
 from hostler.core.messages import DriverFact
-from hostler.node.drivers import Drivers, load_classes
+from hostler.node.drivers import Drivers, load, load_classes
+from hostler.settings import NodeSettings
 from hostler.testing.fakes import FAKES
 from hostler.testing.fakes.net import FakeNet
 from hostler.testing.fakes.storage import FakeStorage
@@ -175,3 +177,21 @@ def test_installed_drivers_that_are_broken_do_not_stop_the_others(installed: Pat
         usable, problem = facts[name]
         assert not usable and words in problem, (name, problem)
     assert "bridge" in facts
+
+
+def test_a_server_may_name_the_drivers_it_wants(tmp_path: Path) -> None:
+    host = Host(installation="t", node="alpha", state_dir=tmp_path, libexec=tmp_path)
+    everything = {(fact.group, fact.name): fact for fact in load(host).facts}
+    chosen = load(host, enabled=("storage:loop", "storage:none-such"))
+    facts = {(fact.group, fact.name): fact for fact in chosen.facts}
+    assert facts["storage", "btrfs"].problem.startswith("left out: HOSTLER_DRIVERS_ENABLED")
+    assert "no installed package has it" in facts["storage", "none-such"].problem
+    assert set(chosen.loaded["storage"]) <= {"loop"}
+    assert facts["storage", "loop"] == everything["storage", "loop"]
+    assert {name: fact for name, fact in facts.items() if name[0] != "storage"} == {name: fact for name, fact in everything.items() if name[0] != "storage"}
+
+
+def test_what_is_no_drivers_name_is_refused_in_the_settings() -> None:
+    assert NodeSettings(drivers_enabled=("storage:loop",)).drivers_enabled == ("storage:loop",)
+    with pytest.raises(ValidationError):
+        NodeSettings(drivers_enabled=("loop",))
