@@ -10,6 +10,7 @@ PACKAGES=(
   crun             # the OCI runtime of ns driver crun: less than runc's time to create and to exec
   gcc              # compiles the container's init and launcher
   libc6-dev        # their headers
+  lxcfs            # shows containers their own memory, processors and load in /proc
   libnftables1     # rules of driver bridge, in one transaction
   mmdebstrap       # builds Debian images; brings a newer CRIU where the distribution's is too old
   redis-server     # the queue between panel, control worker and servers
@@ -28,9 +29,10 @@ DEV_PACKAGES=(
   shellcheck       # linter of these scripts
 )
 
-# Services that come with these packages and that nothing here uses (Redis and the tests' PostgreSQL run on private sockets),
+# Services that come with these packages and that nothing here uses (Redis and the tests' PostgreSQL run on private sockets, each
+# server has an lxcfs of its own),
 # each with a program that tells whether it was there before.
-declare -A IDLE_SERVICES=([redis-server]=/usr/bin/redis-server [postgresql]=/usr/bin/pg_ctlcluster)
+declare -A IDLE_SERVICES=([lxcfs]=/usr/bin/lxcfs [redis-server]=/usr/bin/redis-server [postgresql]=/usr/bin/pg_ctlcluster)
 SYSTEMD_RUNNING=${SYSTEMD_RUNNING:-/run/systemd/system}
 
 # missing_packages NAME…: those that dpkg does not have installed.

@@ -29,6 +29,7 @@ from hostler.core.messages import ContainerEvent
 from hostler.host import guest
 from hostler.host.guest import nudge
 from hostler.node.kernel_log import KernelLog
+from hostler.node.views import Views
 from hostler.node.watched import Watched
 from hostler.settings import NodeSettings
 
@@ -93,6 +94,7 @@ class Watch:
     def __init__(self, host: Host, publish: Publish) -> None:
         self.host = host
         self._teller = Teller(publish)
+        self._views = Views(host)
         self._epoll = select.epoll()
         self._watched: dict[str, Watched] = {}
         self._owner: dict[int, Watched] = {}
@@ -113,6 +115,7 @@ class Watch:
             self._kernel = KernelLog.open()
             self._nudges = _listen(self.host)
             self._teller.start()
+            self._views.start()
             try:
                 self._loop()
             finally:
@@ -155,6 +158,7 @@ class Watch:
         guest.watch_socket(self.host).unlink(missing_ok=True)
         self._kernel.close()
         self._epoll.close()
+        self._views.close()
         self._teller.close()
 
     # -- what there is

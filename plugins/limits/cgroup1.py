@@ -16,7 +16,7 @@ from hostler.contracts.driver import Host, Item, Lack, Probe, Settings
 from hostler.contracts.limits import Cgroup, LimitsCapabilities, LimitsDriver
 from hostler.core.errors import NotFound, Unsupported
 from hostler.core.limits import Limits, Usage
-from hostler.host import blocks, cgroups
+from hostler.host import blocks, cgroups, lxcfs
 from hostler_plugins.limits import place, v1
 from hostler_plugins.limits.writes import Device, Write, apply_all
 
@@ -66,6 +66,7 @@ class Cgroup1(LimitsDriver):
             lacks.append(Lack(what="block I/O weight", remedy="choose the bfq scheduler for the pool's disk"))
         lacks.append(Lack(what="memory guarantee", remedy="cgroup v2 has memory.low; version 1 has a soft limit only"))
         lacks.append(Lack(what="block I/O rates of buffered writes", remedy="cgroup v2 accounts for them; version 1 throttles reads and direct writes"))
+        lacks += filter(None, [lxcfs.lack(self.host)])
         return Probe(offers=sorted(name for name, able in can if able), lacks=lacks)
 
     def inventory(self) -> list[Item]:

@@ -17,7 +17,7 @@ from hostler.contracts.limits import Cgroup, LimitsCapabilities, LimitsDriver
 from hostler.core.errors import Conflict, NotFound, Unsupported
 from hostler.core.limits import Limits, Usage
 from hostler.core.units import format_size
-from hostler.host import blocks, cgroups
+from hostler.host import blocks, cgroups, lxcfs
 from hostler.host.cgroups import UNIFIED
 from hostler_plugins.limits import place, v2
 from hostler_plugins.limits.writes import Device, Write, apply_all
@@ -60,6 +60,7 @@ class Cgroup2(LimitsDriver):
         lacks += [
             Lack(what=f"cgroup v2 controller {name}", remedy=remedy) for name in ("cpuset", "io") if name not in have
         ]
+        lacks += filter(None, [lxcfs.lack(self.host)])
         return Probe(offers=sorted(name for name, able in self.capabilities if able), lacks=lacks)
 
     def inventory(self) -> list[Item]:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "ops/systemd"
 LAB = Lab(checkout=Path("/opt/hostler"), machine=Machine(2, 4 * GIB, 100 * GIB), servers=("one",), machine_link=False)
 #: Services that run as root, by nature.
-ROOTS = {"hostler-node@", "hostler-watch@"}
+ROOTS = {"hostler-node@", "hostler-watch@", "hostler-lxcfs@"}
 
 
 def service(path: Path) -> dict[str, list[str]]:
@@ -45,7 +45,7 @@ def lab_commands() -> dict[str, list[str]]:
     return commands
 
 
-@pytest.mark.parametrize("name", ["redis", "control", "beat", "panel", "node@", "watch@"])
+@pytest.mark.parametrize("name", ["redis", "control", "beat", "panel", "node@", "watch@", "lxcfs@"])
 def test_units_start_what_the_lab_starts(name: str) -> None:
     (line,) = service(UNITS / f"hostler-{name}.service")["ExecStart"]
     assert shlex.split(line.replace("%i", "one").replace("%%", "%")) == lab_commands()[name]
@@ -65,6 +65,12 @@ def test_only_the_workers_of_servers_are_root(unit: Path) -> None:
 def test_containers_survive_their_worker() -> None:
     values = service(UNITS / "hostler-node@.service")
     assert (values["Delegate"], values["KillMode"]) == (["yes"], ["process"])
+
+
+def test_what_lxcfs_mounts_is_seen_by_all() -> None:
+    """These and many others give a service mounts of its own (systemd.exec(5))."""
+    values = service(UNITS / "hostler-lxcfs@.service")
+    assert not [name for name in values if name.startswith(("Private", "Protect", "ReadOnly", "ReadWrite", "Bind", "Root", "Mount", "Inaccessible"))]
 
 
 @pytest.mark.parametrize("unit", sorted(UNITS.glob("*.service")), ids=lambda path: path.stem)

@@ -22,8 +22,8 @@ from hostler.node.lab.layout import (
 
 LOG_BYTES = "10MB"
 LOG_FILES = 4
-#: Groups: Redis starts first and ends last; all others start and end together.
-BROKER, PLATFORM = "broker", "platform"
+#: Groups: Redis starts first and ends last. lxcfs is not of the platform, so that it goes on when that is restarted: containers use it.
+BROKER, VIEWS, PLATFORM = "broker", "views", "platform"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,9 @@ def _server(lab: Lab, server: str, criu: Path | None) -> list[Program]:
     inside = in_server(lab, server)
     worker = _celery(lab, "node", *_worker(f"node.{server}", 8, f"node-{server}@%h"))
     watch = (str(lab.bin / "python"), "-m", "hostler.node.watch")
+    views = (str(lab.bin / "python"), "-m", "hostler.node.lxcfs")
     return [
+        Program(f"lxcfs-{server}", VIEWS, (*inside, *views), environment),
         Program(f"node-{server}", PLATFORM, (*inside, *worker), environment, stop_seconds=40),
         Program(f"watch-{server}", PLATFORM, (*inside, *watch), environment),
     ]
@@ -119,7 +121,7 @@ def supervisord_config(lab: Lab, all_programs: list[Program]) -> str:
         _section("rpcinterface:supervisor", **{"supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"}),
         _section("supervisorctl", serverurl=f"unix://{lab.supervisor_socket}"),
         *(_program(lab, program) for program in all_programs),
-        *(_group(name, priority, all_programs) for name, priority in ((BROKER, 1), (PLATFORM, 10))),
+        *(_group(name, priority, all_programs) for name, priority in ((BROKER, 1), (VIEWS, 5), (PLATFORM, 10))),
     ]
     return "; Written by ops/up: changes are lost.\n" + "\n".join(sections)
 

@@ -11,7 +11,15 @@ from supervisor.options import ServerOptions
 
 from hostler.core.units import GIB
 from hostler.node.lab.layout import MARK, Lab, Machine
-from hostler.node.lab.programs import BROKER, PLATFORM, Program, programs, redis_config, supervisord_config
+from hostler.node.lab.programs import (
+    BROKER,
+    PLATFORM,
+    VIEWS,
+    Program,
+    programs,
+    redis_config,
+    supervisord_config,
+)
 
 
 @pytest.fixture
@@ -58,8 +66,10 @@ def test_programs_and_who_they_run_as(lab: Lab) -> None:
         "platform:control": "hostler",
         "platform:beat": "hostler",
         "platform:panel": "hostler",
+        "views:lxcfs-alpha": "root",
         "platform:node-alpha": "root",
         "platform:watch-alpha": "root",
+        "views:lxcfs-beta": "root",
         "platform:node-beta": "root",
         "platform:watch-beta": "root",
     }
@@ -67,7 +77,7 @@ def test_programs_and_who_they_run_as(lab: Lab) -> None:
 
 def test_redis_starts_first_and_ends_last(lab: Lab, tmp_path: Path) -> None:
     options = parse(supervisord_config(lab, as_me(lab)), tmp_path)
-    assert [group.name for group in sorted(options.process_group_configs)] == [BROKER, PLATFORM]
+    assert [group.name for group in sorted(options.process_group_configs)] == [BROKER, VIEWS, PLATFORM]
 
 
 def test_a_stop_reaches_the_program_alone(lab: Lab, tmp_path: Path) -> None:
@@ -78,7 +88,7 @@ def test_a_stop_reaches_the_program_alone(lab: Lab, tmp_path: Path) -> None:
 
 def test_each_server_runs_in_its_own_namespace_with_its_own_queue(lab: Lab) -> None:
     for one in programs(lab, None):
-        if one.name.startswith(("node-", "watch-")):
+        if one.name.startswith(("node-", "watch-", "lxcfs-")):
             server = one.name.partition("-")[2]
             assert one.command[:3] == ("nsenter", f"--net=/run/netns/ht1-{server}", "--")
             assert one.environment["HOSTLER_NODE"] == server
