@@ -161,16 +161,23 @@ def _rest(facts: HostFacts) -> Iterator[Finding]:
 _NEEDED_GROUPS = ("ns", "net", "storage", "limits", "images")
 
 
-def judge_drivers(facts: list[DriverFact]) -> list[Finding]:
-    """What the drivers found when they were probed. One usable driver of each group is enough."""
+def judge_drivers(facts: list[DriverFact], server: str = "") -> list[Finding]:
+    """What the drivers found when they were probed. One usable driver of each group is enough. ``server``: whose they are, if there are several."""
+    area = f"drivers of {server}" if server else "drivers"
     usable = {fact.group for fact in facts if fact.usable}
-    findings = [_driver(fact, spare=fact.group in usable) for fact in facts]
+    findings = [_driver(area, fact, spare=fact.group in usable) for fact in facts]
     known = {fact.group for fact in facts}
-    absent = [Finding(area="drivers", what=group, status=Status.BLOCKS, detail="no driver is installed", remedy="run ops/install again") for group in _NEEDED_GROUPS if group not in known]
+    absent = [Finding(area=area, what=group, status=Status.BLOCKS, detail="no driver is installed", remedy="run ops/install again") for group in _NEEDED_GROUPS if group not in known]
     return findings + absent
 
 
-def _driver(fact: DriverFact, *, spare: bool) -> Finding:
+def unreadable(path: str) -> Finding:
+    """Servers have settings of their own here, which this user may not read."""
+    detail = f"{path} is not for this user: drivers are judged by default settings, not by the servers' own"
+    return Finding(area="drivers", what="settings", status=Status.LACKS, detail=detail, remedy="run this with sudo")
+
+
+def _driver(area: str, fact: DriverFact, *, spare: bool) -> Finding:
     status = Status.BLOCKS if not fact.usable and not spare else Status.LACKS if fact.problem else Status.OK
     offers = " ".join(fact.capabilities)
-    return Finding(area="drivers", what=f"{fact.group} {fact.name}", status=status, detail="; ".join(part for part in (offers, fact.problem) if part))
+    return Finding(area=area, what=f"{fact.group} {fact.name}", status=status, detail="; ".join(part for part in (offers, fact.problem) if part))
