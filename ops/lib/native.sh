@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The compiled programs hostler-init and hostler-launch, in <checkout>/.tools/libexec. Sourced by ops/install.
+# The compiled programs hostler-init, hostler-launch and hostler-enter, in <checkout>/.tools/libexec. Sourced by ops/install.
 
 LIBEXEC=$CHECKOUT/.tools/libexec
 

@@ -27,7 +27,7 @@ class Host:
     node: str
     state_dir: Path
     libexec: Path
-    """Folder of the compiled helpers ``hostler-init`` and ``hostler-launch``."""
+    """Folder of the compiled helpers ``hostler-init``, ``hostler-launch`` and ``hostler-enter``."""
     criu: Path | None = None
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Driver settings by ``group:name``."""

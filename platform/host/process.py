@@ -57,7 +57,7 @@ def run(
     *,
     timeout: float = 30,
     check: bool = True,
-    stdin: bytes | IO[bytes] | None = None,
+    stdin: bytes | IO[bytes] | int | None = None,
     stdout: IO[bytes] | int | None = None,
     stderr: IO[bytes] | int | None = None,
     env: Mapping[str, str] | None = None,
@@ -75,7 +75,7 @@ def run(
     try:
         child = subprocess.Popen(
             words,
-            stdin=subprocess.PIPE if isinstance(stdin, bytes) else (stdin or subprocess.DEVNULL),
+            stdin=subprocess.PIPE if isinstance(stdin, bytes) else subprocess.DEVNULL if stdin is None else stdin,
             stdout=subprocess.PIPE if stdout is None else stdout,
             stderr=subprocess.PIPE if stderr is None else stderr,
             env=environment(env),

@@ -31,7 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--driver", action="append", default=[], metavar="GROUP:NAME", help="the driver to test; may be given several times")
     group.addoption("--driver-settings", metavar="JSON", help="its settings; {folder}, {small} and {uplink} stand for places that the suite makes")
     group.addoption("--driver-kills", type=int, metavar="N", help="how often a worker is killed in each verb (default 8; 5 for ns)")
-    group.addoption("--driver-libexec", metavar="FOLDER", help="where hostler-init and hostler-launch are; default: compiled for the run")
+    group.addoption("--driver-small", choices=("tmpfs", "ext4"), default="tmpfs", help="what {small} is; ext4 is one with project quotas, which the kernel must have")
+    group.addoption("--driver-libexec", metavar="FOLDER", help="where hostler-init, hostler-launch and hostler-enter are; default: compiled for the run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -134,6 +135,7 @@ def arena(request: pytest.FixtureRequest, driver_libexec: Path) -> Iterator[Aren
     except BaseException:  # no such driver, or settings that it refuses
         folder.rmdir()
         raise
+    made.small = request.config.getoption("--driver-small")
     made.kill_rounds = request.config.getoption("--driver-kills") or made.kill_rounds
     try:
         if not made.fake and os.geteuid() != 0:

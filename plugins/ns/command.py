@@ -1,86 +1,69 @@
-"""A command in a running container, by the runtime, in a sub-cgroup of its own.
+"""A command in a running container, by ``hostler-enter``, in a sub-cgroup of its own.
 
-With the sub-cgroup every process of the command can be found whatever it forked, daemonised or renamed itself to: at the time limit
-they are all killed, a fork bomb too. When the command ends in time, what it left running is moved to the container's cgroup
-and lives on. Version 1: only the pids hierarchy has the sub-cgroup, so that all other limits hold as before.
+The runtime has no part in it: a container that was restored behind its back gets the same. With the sub-cgroup every process of
+the command can be found whatever it forked, daemonised or renamed itself to: at the time limit they are all killed, a fork bomb
+too. When the command ends in time, what it left running is moved to the container's cgroup and lives on. Version 1: only the
+pids hierarchy has the sub-cgroup, so that all other limits hold as before.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hostler.core.errors import Conflict, HostFailure, Invalid, Timeout
+from hostler.core.errors import Conflict, Invalid, Timeout
 from hostler.core.specs import ExecResult, ExecSpec
 from hostler.host import cgroups
+from hostler.host.pidfd import Identity
 from hostler.host.process import Result, run
+from hostler_plugins.ns import enter
 from hostler_plugins.ns.capture import Capture
 
 _INIT_FAILED = b"hostler-init: "
 _NOT_STARTED = (126, 127)
-#: Words of runc and crun for a container that has ended meanwhile.
-_GONE = ("stopped container", "does not exist", "is not running", "No such process")
-
-
-@dataclass(frozen=True)
-class Exec:
-    """How a runtime is called: the ``words`` up to its global options, and the ``options`` of its verb exec."""
-
-    words: list[str]
-    options: list[str]
+#: Bytes of a report that are read: it is one line.
+_REPORT = 8192
 
 
 @dataclass(frozen=True)
 class Command:
-    """Where and with what commands of one container are run. ``folder`` takes short-lived files.
+    """Where and with what commands of one container are run: the ``program`` hostler-enter, the container's ``init`` and ``cgroups``,
+    and the file of its seccomp filter."""
 
-    ``words`` gives the call that runs something in a sub-cgroup.
-    """
-
-    words: Callable[[Path], Exec]
+    program: Path
     container: str
-    folder: Path
+    init: Identity
     cgroups: dict[str, Path]
+    seccomp: Path
 
     def run(self, process: dict[str, Any], command: ExecSpec) -> ExecResult:
         """Run OCI ``process`` to its end or to the time limit of ``command``."""
-        name = f"exec-{os.urandom(6).hex()}"
         key = "pids" if "pids" in self.cgroups else cgroups.UNIFIED
-        group = self.cgroups[key] / name
-        files = self.folder / name
+        group = self.cgroups[key] / f"exec-{os.urandom(6).hex()}"
         try:
-            files.mkdir(mode=0o700)
             group.mkdir()
-            (files / "process.json").write_text(json.dumps(process))
-            return self._run(files, group, command)
+            return self._run(process, group, command)
         except FileNotFoundError as error:
             raise Conflict(f"container {self.container} has just been removed", code="wrong_state") from error
         finally:
             _clear(group)
-            shutil.rmtree(files, ignore_errors=True)
 
-    def _run(self, files: Path, group: Path, command: ExecSpec) -> ExecResult:
-        call = self.words(group)
-        words = [*call.words, "--log", str(files / "log"), "--log-format", "json", "exec", *call.options]
-        words += ["--process", str(files / "process.json"), self.container]
+    def _run(self, process: dict[str, Any], group: Path, command: ExecSpec) -> ExecResult:
+        options = enter.options(process, caller=os.getpid(), init=self.init, group=group, cgroups=self.cgroups, seccomp=self.seccomp)
         began = time.monotonic()
-        result: Result | None = None
-        with Capture(command.output_limit) as capture:
-            try:
-                result = run(
-                    words, timeout=command.timeout, check=False, stdin=command.stdin.encode() or None,
-                    stdout=capture.out, stderr=capture.err,
-                )
-            except Timeout:
+        with Capture(command.output_limit, command.stdin.encode()) as capture, _report() as (reader, report), _words(process) as words:
+            files = ["--report", str(report), "--words", str(words), str(len(process["args"]))]
+            result = self._enter([str(self.program), *options, *files], (report, words), capture, command.timeout)
+            if result is None:
                 cgroups.kill_all(group)
+            said = _said(reader)
         if result is not None and result.returncode != 0:
-            self._check_started(result.returncode, capture.stderr, files / "log")
+            self._check_started(result.returncode, capture.stderr, said)
         return ExecResult(
             exit_code=137 if result is None else result.returncode,
             stdout=capture.stdout.decode("utf-8", "replace"),
@@ -90,28 +73,51 @@ class Command:
             seconds=time.monotonic() - began,
         )
 
-    def _check_started(self, status: int, stderr: bytes, log: Path) -> None:
+    def _enter(self, words: list[str], files: tuple[int, int], capture: Capture, timeout: float) -> Result | None:
+        """None when the time was over."""
+        try:
+            return run(words, timeout=timeout, check=False, stdin=capture.into, stdout=capture.out, stderr=capture.err, pass_fds=files)
+        except Timeout:
+            return None
+
+    def _check_started(self, status: int, stderr: bytes, report: str) -> None:
         """Tell a command that failed from one that was never begun."""
         if status in _NOT_STARTED and stderr.startswith(_INIT_FAILED):
             words = stderr.removeprefix(_INIT_FAILED).decode("utf-8", "replace").strip()
             raise Invalid(f"the command was not started: {words}", hint="look at its spelling, user and folder", code="not_started")
-        words = messages(log)
-        if not words:
-            return
-        if any(end in words for end in _GONE):
-            raise Conflict(f"container {self.container} has just stopped", hint="start it first", code="wrong_state")
-        raise HostFailure(f"the runtime could not run the command: {words[-400:]}", code="runtime_failed",
-                          hint="the container's processes or memory limit may be used up")
+        failure = enter.failure(report, self.container)
+        if failure is not None:
+            raise failure
 
 
-def messages(log: Path) -> str:
-    """The errors in a runtime's log of one JSON object a line; empty without any."""
-    found = []
-    for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
-        entry = json.loads(line) if line.startswith("{") else {"level": "error", "msg": line}
-        if entry.get("level") in ("error", "fatal"):
-            found.append(str(entry.get("msg", "")))
-    return " ".join(found)
+@contextlib.contextmanager
+def _report() -> Iterator[tuple[int, int]]:
+    """Both ends of the pipe by which hostler-enter says what went wrong."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        yield reader, writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def _said(reader: int) -> str:
+    try:
+        return os.read(reader, _REPORT).decode("utf-8", "replace")
+    except BlockingIOError:
+        return ""
+
+
+@contextlib.contextmanager
+def _words(process: dict[str, Any]) -> Iterator[int]:
+    """Arguments and environment in a file that has no name: nobody on the server can read what secrets they hold."""
+    handle = os.memfd_create("command", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(handle, "wb", closefd=False) as file:
+            file.write(enter.words(process))
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def _clear(group: Path) -> None:

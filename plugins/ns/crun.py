@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +20,6 @@ from hostler.core.errors import HostFailure
 from hostler.host import cgroups
 from hostler.host.pidfd import Identity
 from hostler_plugins.ns import bundle
-from hostler_plugins.ns.command import Exec
 from hostler_plugins.ns.oci import Oci
 
 _HYBRID = "/sys/fs/cgroup/unified"
@@ -36,12 +35,6 @@ class Crun(Oci):
         if cgroups.UNIFIED in cgroup.parents and len(cgroup.parents) == 1:
             return [self._launch, *root, "--", "crun", "--root", str(self._state)]
         return [self._launch, *root, *_inside(cgroup.parents.values()), "--", *self._without_cgroups()]
-
-    def _exec_words(self, container: str, folders: Mapping[str, Path], group: Path) -> Exec:
-        if cgroups.UNIFIED in folders and len(folders) == 1:
-            return Exec(["crun", "--root", str(self._state)], ["--cgroup", group.name])
-        places = [group if folder == group.parent else folder for folder in folders.values()]
-        return Exec([self._launch, *_inside(places), "--", *self._without_cgroups()], [])
 
     def _without_cgroups(self) -> list[str]:
         return ["crun", "--root", str(self._state), "--cgroup-manager", "disabled"]

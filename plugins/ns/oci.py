@@ -4,6 +4,7 @@ The runtime makes the namespaces and confines the processes; that is forked for.
 because it is tenfold faster and works on what the runtime knows nothing of (a restored container):
 
 * *start* opens the FIFO ``exec.fifo`` at which the runtime's paused init waits;
+* *exec* enters the container's cgroups and namespaces with ``hostler-enter``, found by its init alone;
 * *delete* kills init by pidfd, with which the kernel ends the whole pid namespace, and removes the runtime's state
   folder. The cgroups are not touched: they belong to the limits driver;
 * *inspect* compares pid and start time, and asks the freezer.
@@ -19,7 +20,6 @@ import resource
 import shutil
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,11 +30,11 @@ from hostler.contracts.storage import IdmapMount, OverlayMount, RootPlan
 from hostler.core.errors import Conflict, HostFailure, Invalid, NotFound
 from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec
 from hostler.core.units import format_size
-from hostler.host import cgroups, freezer, guest
+from hostler.host import cgroups, freezer, guest, seccomp
 from hostler.host.pidfd import Identity, ended
 from hostler.host.process import run
 from hostler_plugins.ns import bundle
-from hostler_plugins.ns.command import Command, Exec, messages
+from hostler_plugins.ns.command import Command
 
 #: Seconds that the runtime may take to make a container on a very busy server.
 CREATE_TIMEOUT = 60
@@ -71,7 +71,7 @@ class Oci(Ns):
         found = shutil.which(self.program)
         if found is None:
             lacks.append(Lack(what=f"the program {self.program}", remedy=f"apt-get install {self.program}", blocks=True))
-        for program in ("hostler-init", "hostler-launch"):
+        for program in ("hostler-init", "hostler-launch", "hostler-enter"):
             if not (self.host.libexec / program).exists():
                 remedy = f"python -m hostler.host.native {self.host.libexec}"
                 lacks.append(Lack(what=f"the program {program}", remedy=remedy, blocks=True))
@@ -82,6 +82,8 @@ class Oci(Ns):
             lacks.append(Lack(what="user namespaces", remedy="sysctl user.max_user_namespaces=10000", blocks=True))
         if "Seccomp_filters" not in Path("/proc/self/status").read_text():
             lacks.append(Lack(what="seccomp filters", remedy="use a kernel with CONFIG_SECCOMP_FILTER", blocks=True))
+        if not seccomp.available():
+            lacks.append(Lack(what="the library libseccomp.so.2", remedy="apt-get install libseccomp2", blocks=True))
         offers = [run([found, "--version"], timeout=5).text.splitlines()[0]] if found else []
         return Probe(offers=offers, lacks=lacks)
 
@@ -109,8 +111,9 @@ class Oci(Ns):
         (self.scratch / "root").mkdir(mode=0o755, parents=True, exist_ok=True)
 
     def teardown(self) -> None:
-        if (self._state / _CACHE).is_dir():
-            shutil.rmtree(self._state / _CACHE)
+        for folder in (self._state / _CACHE, self._filters):
+            if folder.is_dir():
+                shutil.rmtree(folder)
         for folder in (self._bundles, self._state, self.folder, self.scratch / "root", self.scratch):
             if folder.is_dir():
                 folder.rmdir()
@@ -175,14 +178,14 @@ class Oci(Ns):
             raise Conflict(f"container {container} is frozen: nothing in it can run", hint="thaw it first", code="wrong_state")
         if record is None or state != "running":
             raise Conflict(f"container {container} is not running", hint="start it first", code="wrong_state")
-        template = json.loads((self._bundles / container / "config.json").read_text())["process"]
-        folders = {key: Path(folder) for key, folder in record.cgroups.items()}
+        config = json.loads((self._bundles / container / "config.json").read_text())
         return Command(
-            words=lambda group: self._exec_words(container, folders, group),
+            program=self.host.libexec / "hostler-enter",
             container=container,
-            folder=self._bundles / container,
-            cgroups=folders,
-        ).run(bundle.exec_process(template, command), command)
+            init=record.identity,
+            cgroups={key: Path(folder) for key, folder in record.cgroups.items()},
+            seccomp=seccomp.filter_file(config["linux"]["seccomp"], self._filters),
+        ).run(bundle.exec_process(config["process"], command), command)
 
     def freeze(self, container: str) -> None:
         state = self.inspect(container).state
@@ -219,10 +222,6 @@ class Oci(Ns):
         """The command line up to the runtime's global options; ``root`` are the options of hostler-launch that make the root."""
 
     @abstractmethod
-    def _exec_words(self, container: str, folders: Mapping[str, Path], group: Path) -> Exec:
-        """How a command is started in the cgroup ``group``, a child of one of the container's ``folders``."""
-
-    @abstractmethod
     def _open_gate(self, gate: Path, init: Identity) -> None:
         """Let a created init run; it runs already when ``gate`` is gone. Raises :class:`HostFailure` when it ends instead."""
 
@@ -239,6 +238,11 @@ class Oci(Ns):
     @property
     def _bundles(self) -> Path:
         return self.folder / "bundles"
+
+    @property
+    def _filters(self) -> Path:
+        """Compiled seccomp filters, by digest, for commands in containers."""
+        return self.folder / "filters"
 
     @property
     def _launch(self) -> str:
@@ -382,7 +386,17 @@ def _mounts(root: RootPlan) -> list[str]:
 def _last_words(folder: Path) -> str:
     """What the runtime said last, wherever it said it."""
     said = " ".join((folder / "stderr").read_text(errors="replace").split()) if (folder / "stderr").exists() else ""
-    return said[-600:] or messages(folder / "log")[-600:]
+    return said[-600:] or _messages(folder / "log")[-600:]
+
+
+def _messages(log: Path) -> str:
+    """The errors in a runtime's log of one JSON object a line; empty without any."""
+    found = []
+    for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
+        entry = json.loads(line) if line.startswith("{") else {"level": "error", "msg": line}
+        if entry.get("level") in ("error", "fatal"):
+            found.append(str(entry.get("msg", "")))
+    return " ".join(found)
 
 
 def _is_in_the_way(error: BaseException) -> bool:

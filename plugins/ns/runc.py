@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +16,6 @@ from hostler.contracts.limits import Cgroup
 from hostler.core.errors import HostFailure, Timeout
 from hostler.host import cgroups
 from hostler.host.pidfd import Identity
-from hostler_plugins.ns.command import Exec
 from hostler_plugins.ns.oci import CREATE_TIMEOUT, Oci
 
 
@@ -29,10 +27,6 @@ class Runc(Oci):
 
     def _create_words(self, cgroup: Cgroup, root: list[str]) -> list[str]:
         return [self._launch, *_joins(cgroup), *root, "--", "runc", "--root", str(self._state)]
-
-    def _exec_words(self, container: str, folders: Mapping[str, Path], group: Path) -> Exec:
-        place = f"pids:{group.name}" if "pids" in folders else group.name
-        return Exec(["runc", "--root", str(self._state)], ["--cgroup", place])
 
     def _open_gate(self, gate: Path, init: Identity) -> None:
         try:

@@ -20,7 +20,7 @@ from hostler.settings import NodeSettings
 CRIU_FEATURES = ("mem_dirty_track", "uffd", "uffd-noncoop", "pagemap_scan")
 PROGRAMS = ("runc", "redis-server", "mkfs.btrfs", "mmdebstrap", "busybox", "nsenter", "setpriv")
 SYSCTLS = ("user/max_user_namespaces", "fs/pipe-max-size", "vm/unprivileged_userfaultfd")
-HELPERS = ("hostler-init", "hostler-launch")
+HELPERS = ("hostler-init", "hostler-launch", "hostler-enter")
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized
 
