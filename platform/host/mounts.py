@@ -83,6 +83,18 @@ def bind(source: Path, target: Path, *, recursive: bool = False) -> None:
     mount(source, target, "none", Flags.BIND | (Flags.RECURSIVE if recursive else Flags.NONE))
 
 
+def kernel_has(fstype: str) -> bool:
+    """Whether the kernel can mount a file system of that type. Its module is loaded for that, as ``mount(2)`` would; who may not mount
+    is told of those that are loaded."""
+    context = _libc.syscall(_FSOPEN, fstype.encode(), 1)
+    if context >= 0:
+        os.close(context)
+        return True
+    if ctypes.get_errno() != errno.EPERM:
+        return False
+    return fstype in {line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()}
+
+
 def try_mount(fstype: str, options: Mapping[str, str]) -> None:
     """Make a file system and let it go at once, without mounting it anywhere: whether the kernel would.
 

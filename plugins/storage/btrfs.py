@@ -48,7 +48,7 @@ class Btrfs(BtrfsSnapshots):
 
     def probe(self) -> Probe:
         """Whether there is a btrfs, or what it takes to make one, and how it counts."""
-        if "\tbtrfs\n" not in Path("/proc/filesystems").read_text():
+        if not mounts.kernel_has("btrfs"):
             return Probe(lacks=[Lack(what="the kernel has no btrfs", remedy="modprobe btrfs, or use the overlay driver", blocks=True)])
         offers, lacks = [], []
         if self.settings.file is not None and not mounts.is_mounted(self._pool):

@@ -62,7 +62,7 @@ class Loop(LoopSnapshots):
         ]
         if not Path("/dev/loop-control").exists():
             lacks.append(Lack(what="the kernel has no loop devices", remedy="modprobe loop", blocks=True))
-        if "\text4\n" not in Path("/proc/filesystems").read_text():
+        if not mounts.kernel_has("ext4"):
             lacks.append(Lack(what="the kernel has no ext4", remedy="modprobe ext4", blocks=True))
         kind = mounts.mount_holding(nearest(self._pool)).kind
         if kind not in ("btrfs", "xfs"):

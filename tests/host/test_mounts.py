@@ -80,6 +80,11 @@ def test_failures_carry_the_kernels_reason(point: Path) -> None:
         mounts.bind(point / "none", point)
 
 
+def test_what_the_kernel_can_mount_is_told() -> None:
+    assert mounts.kernel_has("tmpfs")
+    assert not mounts.kernel_has("nosuchfs")
+
+
 def test_trying_a_mount_mounts_nothing(point: Path, tmp_path: Path) -> None:
     mounts.try_mount("tmpfs", {"size": "64k"})
     with pytest.raises(OSError):

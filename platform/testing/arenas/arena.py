@@ -15,11 +15,13 @@ from typing import ClassVar
 
 from hostler.contracts.driver import Driver
 from hostler.core.errors import HostlerError
-from hostler.host import mounts, netns
+from hostler.core.units import MIB
+from hostler.host import loop, mounts, netns
+from hostler.host.process import run
 from hostler.testing.subjects import Recipe, host_for
 from hostler.testing.zygote import Call, Zygote, shared
 
-_SMALL = "192m"
+_SMALL = 192 * MIB
 
 
 @dataclass
@@ -43,6 +45,8 @@ class Arena(ABC):
     one_thing: ClassVar[bool] = True
     """Whether several workers may work on one thing at once; else each has its own, as the platform guarantees."""
     kill_rounds: int = 8
+    small: str = "tmpfs"
+    """What ``{small}`` is: a ``tmpfs``, or an ``ext4`` with project quotas."""
     settling: ClassVar[float] = 0.0
     """Seconds that programs which a killed worker had started are given to end."""
 
@@ -86,12 +90,22 @@ class Arena(ABC):
     def open(self) -> None:
         """Make the environment, and set the driver up."""
         if self._needs_small:
-            (self.folder / "small").mkdir()
-            mounts.mount("tmpfs", self.folder / "small", "tmpfs", options=f"size={_SMALL}")
+            self._make_small(self.folder / "small")
         self.prepare()
         with self.inside():
             self.driver.setup()
         self.furnish()
+
+    def _make_small(self, at: Path) -> None:
+        at.mkdir()
+        if self.small == "tmpfs":
+            mounts.mount("tmpfs", at, "tmpfs", options=f"size={_SMALL}")
+            return
+        disk = self.folder / "small.ext4"
+        with disk.open("wb") as file:
+            file.truncate(_SMALL)
+        run(["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "quota,project", "-E", "quotatype=prjquota", disk])
+        loop.mount_file(disk, at, "ext4", "prjquota")
 
     def prepare(self) -> None:
         """Make what the driver works on, before it is set up."""

@@ -14,6 +14,7 @@ from hostler.contracts.storage import IdmapMount, OverlayMount, Storage
 from hostler.core.errors import HostlerError, NotFound
 from hostler.core.units import MIB
 from hostler.host import mounts
+from hostler.testing import tenant
 from hostler.testing.arenas.arena import Arena, Scene
 from hostler.testing.content import Fill
 from hostler.testing.fakes.storage import FakeStorage
@@ -91,10 +92,11 @@ class StorageArena(Arena):
     # --- into a volume
 
     def write(self, volume: str, most: int) -> int:
-        """Write until the volume is full or ``most`` bytes are in it; how many are. Raises other errors than that."""
+        """Write, as a tenant may, until the volume is full or ``most`` bytes are in it; how many are. Raises other errors than that."""
         written, step = 0, 256 << 10
         with contextlib.ExitStack() as stack:
             root = None if isinstance(self.driver, FakeStorage) else stack.enter_context(self.root(volume))
+            stack.enter_context(tenant.without_resource_override())
             try:
                 while written < most:
                     self._put(root, volume, f"tmp/f{written // step}", step)

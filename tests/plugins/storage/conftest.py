@@ -32,7 +32,7 @@ def _root() -> None:
 @pytest.fixture
 def make_btrfs(tmp_path: Path, _root: None) -> Iterator[MakeBtrfs]:
     """Makes btrfs drivers of hosts of their own, with their pools; all is unmounted in the end."""
-    if "\tbtrfs\n" not in Path("/proc/filesystems").read_text():
+    if not mounts.kernel_has("btrfs"):
         pytest.skip("this kernel has no btrfs")
 
     def make(size: int = 512 * MIB, quota: Mode = Mode.SIMPLE, *, state: Path | None = None, setup: bool = True) -> Btrfs:
