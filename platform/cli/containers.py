@@ -60,7 +60,7 @@ def list_containers(state: str | None, node: str | None, account: str | None, pr
 
 @click.command()
 @click.argument("name")
-@click.option("--usage", is_flag=True, help="Also what it uses now.")
+@click.option("--usage", is_flag=True, help="Also what it uses now and used at most, how often a limit hit it, and why it was slow or killed.")
 @output.json_option
 def show(name: str, usage: bool, as_json: bool) -> None:
     """Show one container."""
@@ -73,7 +73,7 @@ def show(name: str, usage: bool, as_json: bool) -> None:
     output.fields(_shown(found))
     if used is not None:
         click.echo()
-        output.fields(_used(found, used))
+        _tell_usage(found, used)
 
 
 @click.command()
@@ -119,28 +119,12 @@ def _shown(found: ContainerOut) -> list[tuple[str, object]]:
     ]
 
 
-def _waited(used: UsageOut) -> list[tuple[str, object]]:
-    """Why it was slow, where the server's kernel tells."""
-    shares = {"cpu": used.cpu_pressure, "memory": used.memory_pressure, "disk": used.io_pressure}
-    known = [f"{share:.0f}% for {what}" for what, share in shares.items() if share is not None]
-    return [("waited", f"{', '.join(known)} in the last 10 s")] if known else []
+def _tell_usage(found: ContainerOut, used: UsageOut) -> None:
+    from hostler.cli.usage import reasons, used_in_words
 
-
-def _used(found: ContainerOut, used: UsageOut) -> list[tuple[str, object]]:
-    from hostler.core.units import format_size
-
-    limits = found.limits
-    disk = format_size(used.disk) + (f" of {format_size(limits.disk)}" if limits.disk else "")
-    if not used.running:
-        return [("disk", disk)]
-    memory = format_size(used.memory) + (f" of {format_size(limits.memory)}" if limits.memory else "")
-    return [
-        ("memory", f"{memory}, at most {format_size(used.memory_peak)}, limit hit {used.memory_limit_hits} times, {used.oom_kills} killed"),
-        ("swap", format_size(used.swap)),
-        ("cpu", f"{used.cpu_ns / 1e9:.2f} s used, {used.cpu_throttled_ns / 1e9:.2f} s held back"),
-        ("pids", f"{used.pids}" + (f" of {limits.pids}" if limits.pids else "") + f", limit hit {used.pids_limit_hits} times"),
-        *_waited(used),
-        ("disk", disk),
-        ("disk i/o", f"{format_size(used.io_read_bytes)} read, {format_size(used.io_write_bytes)} written"),
-        ("network", f"{format_size(used.net_in_bytes)} in, {format_size(used.net_out_bytes)} out"),
-    ]
+    output.fields(used_in_words(found.limits, used))
+    said = reasons(found.name, found.limits, used)
+    if said:
+        click.echo("\nsince it was started:")
+    for reason in said:
+        click.echo(f"  - {reason}")
