@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel
 
+from hostler.contracts.checkpoint import Landing, Shape
 from hostler.contracts.driver import Capabilities, Driver
 from hostler.contracts.limits import Cgroup
 from hostler.contracts.storage import RootPlan
@@ -27,6 +28,7 @@ class NsCapabilities(Capabilities):
     exec: bool = False
     freeze: bool = False
     checkpoint: bool = False
+    """:meth:`Ns.shape`, :meth:`Ns.land`, :meth:`Ns.furnish` and :meth:`Ns.adopt`."""
 
 
 class Sandbox(BaseModel):
@@ -98,3 +100,21 @@ class Ns(Driver):
     def thaw(self, container: str) -> None:
         """End :meth:`freeze`; not frozen is a success."""
         raise self._refuse("freeze")
+
+    def shape(self, container: str) -> Shape:
+        """What a checkpoint driver must know of a running or frozen container. Raises :class:`Conflict` for any other."""
+        raise self._refuse("have a container checkpointed")
+
+    def land(self, spec: ContainerSpec, root: RootPlan, cgroup: Cgroup) -> Landing:
+        """Make the place for a container that is restored. What was there of it before is removed as by :meth:`delete`; one that
+        is created, running or frozen raises :class:`Conflict`. Undone by :meth:`delete`."""
+        raise self._refuse("have a container restored")
+
+    def furnish(self, container: str, pid: int) -> None:
+        """Set in the fresh namespaces of a restored init what :meth:`create` would have set there. Before its links are attached."""
+        raise self._refuse("have a container restored")
+
+    def adopt(self, container: str, pid: int) -> Sandbox:
+        """Take ``pid``, restored at the place that :meth:`land` made, for the container's init. From here on all verbs work as after
+        :meth:`start`. Raises :class:`Conflict` when that process has ended."""
+        raise self._refuse("have a container restored")

@@ -21,19 +21,20 @@ import shutil
 import time
 from abc import abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from hostler.contracts.checkpoint import Landing, Shape
 from hostler.contracts.driver import Host, Item, Lack, Probe
 from hostler.contracts.limits import Cgroup
 from hostler.contracts.ns import Ns, NsCapabilities, Sandbox
 from hostler.contracts.storage import IdmapMount, OverlayMount, RootPlan
 from hostler.core.errors import Conflict, HostFailure, Invalid, NotFound
-from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec
+from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec, IdRange
 from hostler.core.units import format_size
-from hostler.host import cgroups, freezer, guest, seccomp
+from hostler.host import cgroups, freezer, guest, mountinfo, seccomp
 from hostler.host.pidfd import Identity, ended
 from hostler.host.process import run
-from hostler_plugins.ns import bundle
+from hostler_plugins.ns import bundle, landing
 from hostler_plugins.ns.command import Command
 
 #: Seconds that the runtime may take to make a container on a very busy server.
@@ -64,7 +65,7 @@ class Oci(Ns):
 
     @property
     def capabilities(self) -> NsCapabilities:
-        return NsCapabilities(user_namespace=True, seccomp=True, exec=True, freeze=True)
+        return NsCapabilities(user_namespace=True, seccomp=True, exec=True, freeze=True, checkpoint=True)
 
     def probe(self) -> Probe:
         lacks = []
@@ -114,7 +115,7 @@ class Oci(Ns):
         for folder in (self._state / _CACHE, self._filters):
             if folder.is_dir():
                 shutil.rmtree(folder)
-        for folder in (self._bundles, self._state, self.folder, self.scratch / "root", self.scratch):
+        for folder in (self._bundles, self._state, self.folder / landing.NOTHING, self.folder, self.scratch / "root", self.scratch):
             if folder.is_dir():
                 folder.rmdir()
 
@@ -171,7 +172,6 @@ class Oci(Ns):
         return self.inspect(container)
 
     def exec(self, container: str, command: ExecSpec) -> ExecResult:
-        cgroups.expect_moves()
         record = self._record(container)
         state = self.inspect(container).state
         if state == "frozen":
@@ -214,6 +214,43 @@ class Oci(Ns):
         self.delete(container)
         _remove_shared(self.host.container_dir(container))
         guest.nudge(self.host, container)
+
+    # -- checkpoints
+
+    def shape(self, container: str) -> Shape:
+        record = self._record(container)
+        if record is None or self.inspect(container).state not in ("running", "frozen"):
+            raise Conflict(f"container {container} is not running", hint="start it first", code="wrong_state")
+        mounts = mountinfo.read(Path(f"/proc/{record.pid}/mountinfo"))
+        return Shape(
+            container=container, pid=record.pid, started_at=record.started_at, cgroups=record.cgroups,
+            outside=landing.outside(mounts, guest.guest_dir(self.host, container)),
+        )
+
+    def land(self, spec: ContainerSpec, root: RootPlan, cgroup: Cgroup) -> Landing:
+        state = self.inspect(spec.id).state
+        if state in ("created", "running", "frozen"):
+            raise Conflict(f"container {spec.id} is {state} on this server already", hint="stop it first", code="wrong_state")
+        self.setup()
+        self._destroy(spec.id)
+        try:
+            return self._land(spec, root, cgroup)
+        except BaseException:
+            self._destroy(spec.id)
+            raise
+
+    def furnish(self, container: str, pid: int) -> None:
+        landing.furnish(pid, IdRange(base=self._plan(container)["linux"]["uidMappings"][0]["hostID"]))
+
+    def adopt(self, container: str, pid: int) -> Sandbox:
+        init = Identity.of(pid)
+        if init is None:
+            raise Conflict(f"the restored init of container {container} has ended", hint="restore it again", code="wrong_state")
+        cgroup = Cgroup.model_validate_json((self._bundles / container / "cgroup.json").read_text())
+        record = guest.InitRecord(pid=init.pid, started_at=init.started_at, cgroups=cgroup.parents, driver=self.name)
+        guest.write_init(self.host, container, record)
+        guest.nudge(self.host, container)
+        return self.inspect(container)
 
     # -- what a runtime's driver says
 
@@ -266,15 +303,7 @@ class Oci(Ns):
         (folder / "cgroup.json").write_text(cgroup.model_dump_json())
         inside = guest.make_guest(self.host, spec.id, spec.ids.base, bundle.guest_files(spec))
         guest.unexpect_exit(self.host, spec.id)
-        config = bundle.config(
-            spec,
-            root=self.scratch / "root",
-            guest=inside,
-            init=self.host.libexec / "hostler-init",
-            cgroups_path=cgroup.path,
-            nofile=min(_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
-        )
-        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "config.json").write_text(json.dumps(self._config(spec, inside, cgroup)))
         self._run_create(spec, root, cgroup, folder)
         init = Identity.of(int((folder / "pid").read_text()))
         if init is None:
@@ -285,9 +314,51 @@ class Oci(Ns):
         guest.nudge(self.host, spec.id)
         return Sandbox(state="created", pid=init.pid, started_at=init.started_at)
 
+    def _land(self, spec: ContainerSpec, root: RootPlan, cgroup: Cgroup) -> Landing:
+        folder = self._bundles / spec.id
+        folder.mkdir(mode=0o700)
+        (folder / "cgroup.json").write_text(cgroup.model_dump_json())
+        inside = guest.make_guest(self.host, spec.id, spec.ids.base, bundle.guest_files(spec))
+        guest.unexpect_exit(self.host, spec.id)
+        init = self.host.libexec / "hostler-init"
+        (folder / "config.json").write_text(json.dumps(self._config(spec, inside, cgroup)))
+        nothing = self.folder / landing.NOTHING
+        nothing.mkdir(mode=0o555, exist_ok=True)
+        if "devices" in cgroup.parents:
+            landing.hold_devices(Path(cgroup.parents["devices"]))
+        return Landing(
+            container=spec.id,
+            words=landing.launch_words(
+                [self._launch, *self._root_words(spec, root)], {"guest": inside, init.name: init, landing.NOTHING: nothing}, cgroup.parents
+            ),
+            root=self.scratch / "root",
+            outside=landing.bindings(spec, self.scratch, init),
+        )
+
+    def _root_words(self, spec: ContainerSpec, root: RootPlan) -> list[str]:
+        """The options of hostler-launch that make the root."""
+        return ["--scratch", str(self.scratch), "--ids", str(spec.ids.base), str(spec.ids.count), *_mounts(root)]
+
+    def _config(self, spec: ContainerSpec, inside: Path, cgroup: Cgroup) -> dict[str, Any]:
+        return bundle.config(
+            spec,
+            root=self.scratch / "root",
+            guest=inside,
+            init=self.host.libexec / "hostler-init",
+            cgroups_path=cgroup.path,
+            nofile=min(_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
+        )
+
+    def _plan(self, container: str) -> dict[str, Any]:
+        """The container's runtime configuration. Raises :class:`NotFound`."""
+        try:
+            plan: dict[str, Any] = json.loads((self._bundles / container / "config.json").read_text())
+        except FileNotFoundError:
+            raise NotFound(f"container {container} has no sandbox", hint="create it first") from None
+        return plan
+
     def _run_create(self, spec: ContainerSpec, root: RootPlan, cgroup: Cgroup, folder: Path) -> None:
-        made = ["--scratch", str(self.scratch), "--ids", str(spec.ids.base), str(spec.ids.count), *_mounts(root)]
-        words = [*self._create_words(cgroup, made), "--log", str(folder / "log"), "--log-format", "json"]
+        words = [*self._create_words(cgroup, self._root_words(spec, root)), "--log", str(folder / "log"), "--log-format", "json"]
         words += ["create", "--bundle", str(folder), "--pid-file", str(folder / "pid"), spec.id]
         # The paused init holds these two until it runs, so they are no pipes that somebody must wait for.
         with (folder / "stderr").open("wb") as stderr, open(os.devnull, "wb") as stdout:

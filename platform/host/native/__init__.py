@@ -1,5 +1,5 @@
-"""The programs in C that Hostler runs: ``hostler-init`` inside of containers, ``hostler-launch`` around the runtime,
-``hostler-enter`` for commands in containers that run.
+"""The programs in C that Hostler runs: ``hostler-init`` inside of containers, ``hostler-launch`` around the runtime and CRIU,
+``hostler-enter`` for commands in containers that run, ``hostler-hook`` between CRIU and the platform.
 
 ``python -m hostler.host.native DIR`` compiles them into ``DIR`` (:attr:`hostler.contracts.driver.Host.libexec`).
 """
@@ -16,7 +16,7 @@ from hostler.host.process import run
 
 SOURCES = Path(__file__).parent
 #: program → its source
-PROGRAMS = {"hostler-init": "init.c", "hostler-launch": "launch.c", "hostler-enter": "enter.c"}
+PROGRAMS = {"hostler-init": "init.c", "hostler-launch": "launch.c", "hostler-enter": "enter.c", "hostler-hook": "hook.c"}
 _FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")
 
 

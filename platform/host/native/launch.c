@@ -7,13 +7,18 @@
  *     --ids BASE COUNT            host ids BASE.. are 0.. on the volumes
  *     --join DIR                  put this process into the cgroup DIR first
  *     --hide DIR                  unmount DIR; one that is no mount is hidden already
+ *     --cover SOURCE DIR          bind SOURCE over DIR, for the runtime's eyes only
+ *     --own-cgroups               a cgroup namespace of its own, whose top is what was joined
+ *     --outlive FILE              do not die with the caller; write the runtime's pid to FILE
  *     --idmap SOURCE TARGET       bind SOURCE to TARGET with the ids shifted
  *     --overlay LOWER UPPER WORK TARGET    LOWER may be several, separated by colons
+ *     --bind SOURCE TARGET        bind SOURCE, a folder or a file, to TARGET as it is
  * TARGET, LOWER, UPPER and WORK are relative to the scratch folder. Mounts are made in the order given.
  *
  * No mount ever exists in the namespace of the caller, so none can be left behind there: when the runtime ends, only
  * the container's own namespace still holds them. The scratch tmpfs makes the root reachable for the container's
- * unprivileged ids whatever the modes of the folders above the volume are. Should the caller die, the runtime dies with it.
+ * unprivileged ids whatever the modes of the folders above the volume are. Should the caller die, the runtime dies with it unless it
+ * is told to outlive it.
  *
  * mount_setattr(2) since Linux 5.12, overlay on id-mapped layers since 5.19. glibc before 2.36 wraps none of it.
  */
@@ -39,12 +44,12 @@
 extern int mount(const char *, const char *, const char *, unsigned long, const void *);
 extern int umount2(const char *, int);
 
-enum { OLD_NOSUID = 2, OLD_NODEV = 4, OLD_REC = 16384, OLD_SLAVE = 1 << 19, LAZY = 2 };
+enum { OLD_NOSUID = 2, OLD_NODEV = 4, OLD_BIND = 4096, OLD_REC = 16384, OLD_SLAVE = 1 << 19, LAZY = 2 };
 
 static const char *scratch;
 static int user_namespace = -1;
 static uid_t root_id;
-static int own_mounts, needs_scratch;
+static int own_mounts, needs_scratch, own_cgroups;
 
 static _Noreturn void fail(const char *what, const char *which)
 {
@@ -113,6 +118,22 @@ static void join(const char *folder)
 	write_file(path, "0");
 }
 
+/* The runtime has this pid: exec does not change it. */
+static void outlive(const char *file)
+{
+	char pid[16];
+	int fd;
+
+	if (prctl(PR_SET_PDEATHSIG, 0))
+		fail("outlive", "the caller");
+	fd = open(file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		fail("make", file);
+	close(fd);
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	write_file(file, pid);
+}
+
 /* The current folder is the scratch tmpfs; targets are plain names below it. */
 static void make_target(const char *target)
 {
@@ -162,6 +183,26 @@ static void bind_idmapped(const char *source, const char *target)
 	close(tree);
 }
 
+/* What lies below folders that only root may enter is reachable from within the scratch folder, for the container's root too. */
+static void bind_plain(const char *source, const char *target)
+{
+	struct stat found;
+	int fd;
+
+	if (stat(source, &found))
+		fail("find", source);
+	if (S_ISDIR(found.st_mode)) {
+		make_target(target);
+	} else {
+		fd = target[0] == '/' || strstr(target, "..") ? -1 : open(target, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+		if (fd < 0)
+			fail("make", target);
+		close(fd);
+	}
+	if (mount(source, target, NULL, OLD_BIND, NULL))
+		fail("bind", source);
+}
+
 /* Take back the capabilities that leaving fsuid 0 has cost. */
 static void all_capabilities(void)
 {
@@ -201,6 +242,7 @@ static void mount_overlay(const char *lower, const char *upper, const char *work
 
 static const struct { const char *name; int words; } OPTIONS[] = {
 	{"--scratch", 1}, {"--ids", 2}, {"--join", 1}, {"--hide", 1}, {"--idmap", 2}, {"--overlay", 4},
+	{"--bind", 2}, {"--cover", 2}, {"--own-cgroups", 0}, {"--outlive", 1},
 };
 
 static int words_after(const char *option)
@@ -218,17 +260,25 @@ static void step(int pass, char **option)
 		scratch = option[1];
 	else if (pass == 0 && strcmp(*option, "--join") == 0)
 		join(option[1]);
-	else if (pass == 0 && strcmp(*option, "--hide") == 0)
+	else if (pass == 0 && strcmp(*option, "--outlive") == 0)
+		outlive(option[1]);
+	else if (pass == 0 && strcmp(*option, "--own-cgroups") == 0)
+		own_cgroups = 1;
+	else if (pass == 0 && (strcmp(*option, "--hide") == 0 || strcmp(*option, "--cover") == 0))
 		own_mounts = 1;
-	else if (pass == 0 && (strcmp(*option, "--idmap") == 0 || strcmp(*option, "--overlay") == 0))
+	else if (pass == 0 && (strcmp(*option, "--idmap") == 0 || strcmp(*option, "--overlay") == 0 || strcmp(*option, "--bind") == 0))
 		needs_scratch = 1;
 	else if (pass == 0 && strcmp(*option, "--ids") == 0)
 		make_user_namespace(option[1], option[2]);
+	else if (pass == 1 && strcmp(*option, "--cover") == 0 && mount(option[1], option[2], NULL, OLD_BIND, NULL))
+		fail("cover", option[2]);
 	else if (pass == 1 && strcmp(*option, "--hide") == 0 && umount2(option[1], LAZY) && errno != EINVAL && errno != ENOENT)
 		fail("unmount", option[1]);
-	else if (pass == 1 && strcmp(*option, "--idmap") == 0)
+	else if (pass == 2 && strcmp(*option, "--idmap") == 0)
 		bind_idmapped(option[1], option[2]);
-	else if (pass == 1 && strcmp(*option, "--overlay") == 0)
+	else if (pass == 2 && strcmp(*option, "--bind") == 0)
+		bind_plain(option[1], option[2]);
+	else if (pass == 2 && strcmp(*option, "--overlay") == 0)
 		mount_overlay(option[1], option[2], option[3], option[4]);
 }
 
@@ -255,7 +305,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "hostler-launch: no runtime is named after --\n");
 		return 2;
 	}
-	for (int pass = 0; pass < 2; pass++) {
+	for (int pass = 0; pass < 3; pass++) {
 		for (int at = 1; at < end; at += words_after(argv[at]) + 1)
 			step(pass, argv + at);
 		if (pass == 0 && needs_scratch && !scratch) {
@@ -264,7 +314,9 @@ int main(int argc, char **argv)
 		}
 		if (pass == 0 && (scratch || own_mounts))
 			leave_mounts();
-		if (pass == 0 && scratch)
+		if (pass == 0 && own_cgroups && unshare(CLONE_NEWCGROUP))
+			fail("make", "a cgroup namespace");
+		if (pass == 1 && scratch) /* which may lie in what was covered */
 			enter_scratch();
 	}
 	if (user_namespace >= 0)

@@ -1,0 +1,283 @@
+"""Driver ``criu``: checkpoints by CRIU 4.2 and newer (https://criu.org), run directly.
+
+No OCI runtime takes part: a runtime's own checkpoint costs its start twice and knows neither how to hold a restored
+container nor how to leave a dumped one frozen. Where the time goes, and why the options are what they are: :mod:`hostler_plugins.checkpoint.words`.
+
+* CRIU probes the kernel at each start, 15 to 30 ms, unless it finds what it knew in /run on a tmpfs: :meth:`Criu.setup` mounts
+  one, and hostler-launch covers /run with it.
+* A dump leaves the container frozen by its cgroup, not by ptrace: when CRIU is killed, nothing runs that should not.
+* A restore is held by CRIU's own action script (hostler-hook), which outlives the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+from hostler.contracts.checkpoint import (
+    Checkpoint,
+    CheckpointCapabilities,
+    DumpReport,
+    Landing,
+    Obstacle,
+    Shape,
+)
+from hostler.contracts.driver import Host, Item, Lack, Probe
+from hostler.core.errors import Conflict, HostFailure, HostlerError, NoRoom
+from hostler.host import freezer, mounts
+from hostler.host.pidfd import Identity
+from hostler.host.process import Result, run
+from hostler_plugins.checkpoint import obstacles, reasons, words
+from hostler_plugins.checkpoint.held import PATIENCE, Questions
+
+#: Seconds for a dump or a restore: gigabytes on a slow disk.
+_TIMEOUT = 600
+#: Seconds until a CRIU that was told to give up has.
+_GIVING_UP = 10
+_WANTED = (4, 2)
+_WORK = "work"
+
+
+class Criu(Checkpoint):
+    """Contract ``checkpoint`` with CRIU."""
+
+    name: ClassVar[str] = "criu"
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._known: dict[str, str | bool] = {}
+        self._cache = Path("/run") / f"hostler-{host.installation}-{host.node}-criu"
+
+    @property
+    def capabilities(self) -> CheckpointCapabilities:
+        return CheckpointCapabilities(pre_copy=self._has("mem_dirty_track"))
+
+    @property
+    def writer(self) -> str:
+        return f"criu {self._version()}"
+
+    def probe(self) -> Probe:
+        if self._program() is None:
+            return Probe(lacks=[Lack(what="the program criu", remedy="ops/install brings one", blocks=True)])
+        version = self._version()
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _WANTED:
+            return Probe(lacks=[Lack(what=f"CRIU {version} is too old", remedy="ops/install brings 4.2 or newer", blocks=True)])
+        offers, lacks = [f"CRIU {version}", "open TCP connections"], []
+        for program in ("hostler-launch", "hostler-hook"):
+            if not (self.host.libexec / program).exists():
+                lacks.append(Lack(what=f"the program {program}", remedy=f"python -m hostler.host.native {self.host.libexec}", blocks=True))
+        if self._has("mem_dirty_track"):
+            offers.append("memory is copied before the freeze")
+        else:
+            lacks.append(Lack(what="tracking of changed memory", remedy="a kernel with CONFIG_MEM_SOFT_DIRTY copies memory before the freeze"))
+        return Probe(offers=offers, lacks=lacks)
+
+    def inventory(self) -> list[Item]:
+        return [Item(kind="mount", name=str(self._cache))] if mounts.is_mounted(self._cache) else []
+
+    def setup(self) -> None:
+        """Mount the tmpfs on which CRIU keeps what it found out about the kernel."""
+        if not mounts.is_mounted(self._cache):
+            self._cache.mkdir(mode=0o755, exist_ok=True)
+            mounts.mount(
+                "hostler", self._cache, "tmpfs", mounts.Flags.NO_SUID | mounts.Flags.NO_DEV | mounts.Flags.NO_EXEC, "mode=0755,size=1m"
+            )
+            self._run(["check", "--feature", "pagemap_scan"], 10)
+
+    def teardown(self) -> None:
+        mounts.unmount(self._cache)
+        if self._cache.is_dir():
+            self._cache.rmdir()
+
+    # --- dump
+
+    def examine(self, shape: Shape) -> list[Obstacle]:
+        return obstacles.find(shape)
+
+    def dump(self, shape: Shape, images: Path, *, parent: Path | None = None) -> DumpReport:
+        for stranger in obstacles.strangers(shape):
+            raise Conflict(f"container {shape.container} cannot be checkpointed: {stranger.message}", hint=stranger.remedy, code="cannot_checkpoint")
+        folder = shape.cgroups.get(freezer.FREEZER) or shape.cgroups.get("unified")
+        return self._dump(shape, images, words.dump(shape.pid, images, shape.outside, folder, parent))
+
+    def pre_dump(self, shape: Shape, images: Path, *, parent: Path | None = None) -> DumpReport:
+        if not self.capabilities.pre_copy:
+            raise self._refuse("copy memory before the freeze")
+        return self._dump(shape, images, words.pre_dump(shape.pid, images, shape.outside, parent))
+
+    def _dump(self, shape: Shape, images: Path, command: list[str]) -> DumpReport:
+        if not Identity(shape.pid, shape.started_at).alive():
+            raise Conflict(f"container {shape.container} has ended", hint="start it first", code="wrong_state")
+        result = self._run(command, _TIMEOUT)
+        if result.returncode != 0:
+            raise _failed(images / "dump.log", f"container {shape.container} cannot be checkpointed", "cannot_checkpoint")
+        figures = reasons.stats(result.text)
+        size = sum(entry.stat().st_size for entry in os.scandir(images))
+        return DumpReport(pages=figures["pages"], skipped=figures["skipped"], bytes=size, milliseconds=round(result.seconds * 1000, 1))
+
+    # --- restore
+
+    def restore(self, landing: Landing, images: Path, furnish: Callable[[int], None]) -> int:
+        work = _work_of(images)
+        self.abandon(images)
+        work.mkdir(mode=0o700)
+        questions = Questions(work)
+        questions.answer(words.RESUMED, True)
+        effort = _Effort(self, landing, images, questions)
+        try:
+            furnish(effort.until(words.NAMESPACES))
+            questions.answer(words.NAMESPACES, True)
+            return effort.until(words.RESTORED)
+        except BaseException:
+            self.abandon(images)
+            raise
+
+    def held(self, images: Path) -> int | None:
+        questions = Questions(_work_of(images))
+        pid = questions.asked(words.RESTORED)
+        waits = pid is not None and questions.answered(words.RESTORED) is None and questions.criu() is not None
+        return pid if waits else None
+
+    def release(self, images: Path) -> None:
+        questions = Questions(_work_of(images))
+        if questions.asked(words.RESUMED) is not None:
+            return
+        criu = questions.criu()
+        if questions.asked(words.RESTORED) is None or criu is None:
+            raise Conflict("no restored container is held here", hint="restore it again", code="not_held")
+        questions.answer(words.RESTORED, True)
+        if questions.until_asked(words.RESUMED, criu, time.monotonic() + _GIVING_UP) is None:
+            raise _failed(questions.work / "restore.log", "the restored container could not be let run", "cannot_restore")
+
+    def abandon(self, images: Path) -> None:
+        questions = Questions(_work_of(images))
+        if not questions.work.is_dir():
+            return
+        if questions.asked(words.RESUMED) is None:
+            self._give_up(questions)
+            _keep_log(questions.work / "restore.log")
+        shutil.rmtree(questions.work)
+
+    def _give_up(self, questions: Questions) -> None:
+        """CRIU that is told no ends what it restored; one that does not listen is killed, and its children are killed with the
+        pid namespace whose init it forked."""
+        for stage in (words.NAMESPACES, words.RESTORED):
+            questions.answer(stage, False)
+        criu = questions.criu()
+        if criu is not None and not criu.wait(_GIVING_UP):
+            criu.send(9)
+            criu.wait(_GIVING_UP)
+        pid = questions.asked(words.RESTORED) or questions.asked(words.NAMESPACES)
+        if pid is not None and questions.answered(words.RESTORED) is not True:
+            _kill_restored(pid, questions.work)
+
+    # --- how CRIU is run
+
+    def _run(self, command: list[str], timeout: float) -> Result:
+        return run([self.host.libexec / "hostler-launch", "--cover", self._cache, "/run", "--", self._criu(), *command], timeout=timeout, check=False)
+
+    def run_restore(self, landing: Landing, images: Path, questions: Questions) -> Result:
+        """The whole of CRIU's run, in the thread of :class:`_Effort`."""
+        hook = self.host.libexec / "hostler-hook"
+        command = words.restore(images, questions.work, landing.root, landing.outside, hook)
+        if landing.root.is_relative_to("/run"):
+            (self._cache / landing.root.relative_to("/run")).mkdir(parents=True, exist_ok=True)
+        own = ["--cover", str(self._cache), "/run", "--outlive", str(questions.work / "criu.pid")]
+        environment = {
+            "HOSTLER_HOOKS": str(questions.work),
+            "HOSTLER_STAGES": ",".join((words.NAMESPACES, words.RESTORED, words.RESUMED)),
+            "HOSTLER_PATIENCE": str(PATIENCE),
+        }
+        with (questions.work / "output").open("wb") as output:
+            return run(
+                [*landing.words, *own, "--", self._criu(), *command],
+                timeout=_TIMEOUT + PATIENCE, check=False, stdout=output, stderr=output, env=environment,
+            )
+
+    def _program(self) -> Path | None:
+        if self.host.criu is not None:
+            return self.host.criu if self.host.criu.exists() else None
+        found = shutil.which("criu")
+        return Path(found) if found else None
+
+    def _criu(self) -> Path:
+        program = self._program()
+        if program is None:
+            raise HostFailure("there is no CRIU on this server", hint="ops/install brings one", code="program_missing")
+        return program
+
+    def _version(self) -> str:
+        if "version" not in self._known:
+            said = run([self._criu(), "--version"], timeout=5, check=False).text
+            self._known["version"] = next((line.split()[-1] for line in said.splitlines() if line.startswith("Version:")), "0")
+        return str(self._known["version"])
+
+    def _has(self, feature: str) -> bool:
+        """Whether CRIU finds a feature in this kernel (``criu check --feature``)."""
+        if feature not in self._known:
+            program = self._program()
+            self._known[feature] = program is not None and run([program, "check", "--feature", feature], timeout=10, check=False).returncode == 0
+        return bool(self._known[feature])
+
+
+class _Effort:
+    """A restore under way: CRIU in a thread of its own, which ends with it."""
+
+    def __init__(self, driver: Criu, landing: Landing, images: Path, questions: Questions) -> None:
+        self._questions = questions
+        self._container = landing.container
+        self._ended: list[Result | HostlerError] = []
+        self._deadline = time.monotonic() + _TIMEOUT
+        self._thread = threading.Thread(target=self._body, args=(driver, landing, images), name=f"criu-{landing.container}", daemon=True)
+        self._thread.start()
+
+    def _body(self, driver: Criu, landing: Landing, images: Path) -> None:
+        try:
+            self._ended.append(driver.run_restore(landing, images, self._questions))
+        except HostlerError as error:
+            self._ended.append(error)
+
+    def until(self, stage: str) -> int:
+        """The pid that CRIU gives at a stage. Raises :class:`Conflict` when it ends instead."""
+        while not self._ended and time.monotonic() < self._deadline:
+            pid = self._questions.until_asked(stage, None, time.monotonic() + 0.02)
+            if pid is not None:
+                return pid
+        if self._ended and isinstance(self._ended[0], HostlerError):
+            raise self._ended[0]
+        raise _failed(self._questions.work / "restore.log", f"container {self._container} cannot be restored", "cannot_restore")
+
+
+def _work_of(images: Path) -> Path:
+    return images.with_name(f"{images.name}.{_WORK}")
+
+
+def _keep_log(log: Path) -> None:
+    """Put the log of a restore that failed beside the images, for a person."""
+    if log.exists():
+        log.replace(log.parent.with_name(log.name))
+
+
+def _kill_restored(pid: int, work: Path) -> None:
+    """The init that CRIU left behind, if it is still the one: it was made after the folder was."""
+    init = Identity.of(pid)
+    if init is None:
+        return
+    with contextlib.suppress(FileNotFoundError):
+        if Path(f"/proc/{pid}").stat().st_ctime >= work.stat().st_ctime - 1:
+            init.send(9)
+            init.wait(_GIVING_UP)
+
+
+def _failed(log: Path, doing: str, code: str) -> HostlerError:
+    said = reasons.reason(log.read_text(errors="replace") if log.exists() else "")
+    meaning, remedy = reasons.explained(said)
+    if "No space left" in said:
+        return NoRoom(f"{doing}: {meaning}", hint=remedy)
+    return Conflict(f"{doing}: {meaning}", hint=remedy, code=code)

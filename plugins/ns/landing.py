@@ -1,0 +1,87 @@
+"""What a container looks like to a checkpoint driver, and the place where one is brought back to life.
+
+Of a container's mounts, CRIU dumps those whose content is the container's own: its root (by name only), proc, sysfs, devpts,
+mqueue and the tmpfs at /dev and /dev/shm. All others are *outside*: files of the host that the runtime bound, such as
+device nodes and what is masked. They are named to CRIU and bound anew on arrival. Since a tenant cannot mount anything, the list is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from hostler.core.specs import ContainerSpec, IdRange
+from hostler.host import cgroups, netns
+from hostler.host.mountinfo import Mount
+from hostler_plugins.ns import bundle
+
+#: Kinds of file systems that are made anew, or are part of a checkpoint.
+_OWN = frozenset({"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2"})
+#: Name of the empty folder that hides what a container must not see.
+NOTHING = "nothing"
+_DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
+
+
+def outside(mounts: Iterable[Mount], guest: Path) -> dict[str, str]:
+    """Mount point → name of what is bound there (:func:`bindings`), for all whose content belongs to the host. Pure.
+
+    The point may be elsewhere than the runtime was told: an image may have a symbolic link at /etc/hosts. So the name comes
+    from what is mounted. ``guest`` is the container's guest folder.
+    """
+    found = {}
+    for mount in mounts:
+        point = str(mount.point)
+        masks = mount.kind == "tmpfs" and point.startswith(("/proc/", "/sys/"))
+        if point == "/" or mount.kind in _OWN or (mount.kind == "tmpfs" and not masks):
+            continue  # /dev and /dev/shm are the container's own
+        found[point] = NOTHING if masks or mount.root.endswith(f"/{NOTHING}") else _name(mount, guest)
+    return found
+
+
+def _name(mount: Mount, guest: Path) -> str:
+    if mount.kind == "devtmpfs":
+        return f"device{mount.root}"
+    tail = f"{guest.parent.name}/{guest.name}"
+    _, below, file = mount.root.partition(tail)
+    return f"guest{file}" if below else Path(mount.root).name
+
+
+def bindings(spec: ContainerSpec, scratch: Path, init: Path) -> dict[str, Path]:
+    """Name → what is bound there, for all that a container of this version can have.
+
+    The one who binds is the container's root, who cannot enter the platform's folders: so :func:`launch_words` binds them
+    into the scratch folder first.
+    """
+    places = {"guest": scratch / "guest", init.name: scratch / init.name, NOTHING: scratch / NOTHING}
+    places |= {f"guest/{name}": scratch / "guest" / name for name in bundle.guest_files(spec)}
+    return places | {f"device/{name}": Path("/dev") / name for name in _DEVICES}
+
+
+def launch_words(launch: list[str], sources: Mapping[str, Path], folders: Mapping[str, str]) -> list[str]:
+    """The call of hostler-launch that makes the root, puts what follows into the container's cgroups, and has ``sources``
+    (name → folder or file) in the scratch folder."""
+    words = [*launch]
+    for name, source in sources.items():
+        words += ["--bind", str(source), name]
+    for folder in folders.values():
+        words += ["--join", folder]
+    return [*words, "--own-cgroups"]
+
+
+def hold_devices(folder: Path) -> None:
+    """Cgroup version 1: allow what :mod:`bundle` lists and no other device."""
+    cgroups.write(folder, "devices.deny", "a")
+    for major, minor in bundle.DEVICES:
+        cgroups.write(folder, "devices.allow", f"c {major}:{'*' if minor is None else minor} rw")
+
+
+def furnish(pid: int, ids: IdRange) -> None:
+    """The settings of the network namespace that :func:`bundle.config` has the runtime set. Groups are the host's here: the kernel
+    reads them in the user namespace of whoever writes."""
+    settings = {
+        "ipv4/ip_unprivileged_port_start": "0",
+        "ipv4/ping_group_range": f"{ids.base} {ids.base + ids.count - 1}",
+    }
+    with netns.entered(netns.of_process(pid)):
+        for name, value in settings.items():
+            (Path("/proc/sys/net") / name).write_text(value)
