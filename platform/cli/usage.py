@@ -16,17 +16,17 @@ _NEARLY_ALL = 0.95
 
 def used_in_words(limits: Limits, used: UsageOut) -> list[tuple[str, object]]:
     """A title and what is to be said of it; of a container that does not run only the disk is known."""
-    disk = _of(format_size(used.disk), limits.disk and format_size(limits.disk))
+    disk = _of_bytes(used.disk, limits.disk)
     if not used.running:
         return [("disk", disk)]
-    swap = _of(format_size(used.swap), format_size(limits.swap) if limits.memory else None)
+    swap = _of_bytes(used.swap, limits.swap if limits.memory else None)
     cap = f"cap {limits.cpu:g}" if limits.cpu else "no cap"
     return [
-        ("memory", _marks(_of(format_size(used.memory), limits.memory and format_size(limits.memory)), format_size(used.memory_peak), used.memory_limit_hits)),
+        ("memory", _marks(_of_bytes(used.memory, limits.memory), format_size(used.memory_peak), used.memory_limit_hits)),
         ("killed for memory", used.oom_kills),
         ("swap", _marks(swap, format_size(used.swap_peak) if used.swap_peak else "", used.swap_limit_hits)),
         ("cpu", f"{_seconds(used.cpu_ns)} used, {cap}, held back {_times(used.cpu_throttled_periods)} for {_seconds(used.cpu_throttled_ns)} in all"),
-        ("pids", _marks(_of(str(used.pids), limits.pids and str(limits.pids)), str(used.pids_peak) if used.pids_peak else "", used.pids_limit_hits)),
+        ("pids", _marks(_of(str(used.pids), None if limits.pids is None else str(limits.pids)), str(used.pids_peak) if used.pids_peak else "", used.pids_limit_hits)),
         *_waited(used),
         ("disk", disk),
         ("disk i/o", f"{format_size(used.io_read_bytes)} read, {format_size(used.io_write_bytes)} written"),
@@ -81,8 +81,12 @@ def _waited(used: UsageOut) -> list[tuple[str, object]]:
     return [("waited", f"{', '.join(known)} in the last 10 s")] if known else []
 
 
+def _of_bytes(now: int, limit: int | None) -> str:
+    return _of(format_size(now), None if limit is None else format_size(limit))
+
+
 def _of(now: str, limit: str | None) -> str:
-    return f"{now} of {limit}" if limit else f"{now}, no limit"
+    return f"{now}, no limit" if limit is None else f"{now} of {limit}"
 
 
 def _marks(now: str, peak: str, hits: int) -> str:

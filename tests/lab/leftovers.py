@@ -165,8 +165,8 @@ def _of_files(platform: Platform, server: str, here: set[str], running: set[str]
 
 def _of_machine(platform: Platform) -> list[str]:
     lab = platform.apart.lab
-    pools = {platform.pool(server) for server in platform.servers}
-    found = [f"mount {mount.point}" for mount in mountinfo.read() if lab.home in mount.point.parents and mount.point not in pools]
+    meant = {point for server in platform.servers for point in (platform.pool(server), platform.state(server) / "lxcfs")}
+    found = [f"mount {mount.point}" for mount in mountinfo.read() if lab.home in mount.point.parents and mount.point not in meant]
     links = {line.split(":")[0].strip() for line in platform.apart.run("cat", "/proc/net/dev").stdout.splitlines()[2:]}
     found += [f"the machine's link {name}" for name in sorted(links - {"lo", machine_link(lab.installation)}) if not name.startswith("ifb")]
     return found + [f"process {pid}: {words}" for pid, words in _runtime_processes(lab.home)]

@@ -110,3 +110,21 @@ def _moved(link: socket.socket, way: str, seconds: float) -> int:
     link.shutdown(socket.SHUT_RDWR)
     thread.join(10)
     return moved
+
+
+def test_a_tenant_sees_its_own_limits_after_a_resize_and_after_the_death_of_lxcfs(platform: Platform) -> None:
+    seen = platform.create("seen", limits={"cpu": 0.5})
+    node = seen.node or ""
+    init = platform.init(seen)
+
+    def told() -> str:
+        return " ".join(platform.exec("seen", "sh", "-c", "grep MemTotal /proc/meminfo; grep -c ^processor /proc/cpuinfo").stdout.split())
+
+    assert told() == f"MemTotal: {48 * 1024} kB 1"
+    platform.done(platform.client.resize("seen", {"memory": "40M"}))
+    assert str(40 * 1024) in told()
+    assert float(platform.shell("seen", "cut -d' ' -f1 /proc/uptime")) < 60
+    before = platform.kill(f"lxcfs-{node}")
+    platform.wait_for(f"lxcfs-{node}", before)
+    wait_until(lambda: str(40 * 1024) in told(), 10, "lxcfs was started again, and the container does not see it")
+    assert platform.init(seen) == init
