@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -28,6 +29,13 @@ if "TMPDIR" not in os.environ:
 
 #: Where a service of the tests' own keeps its files: in memory, if there is room for them.
 _IN_MEMORY, _ROOM = Path("/dev/shm"), 1 << 30
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look at it a hundred times again, which took a sixth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session")
