@@ -98,6 +98,13 @@ class DriverFact(BaseModel):
     problem: str = ""
 
 
+class WireFact(BaseModel):
+    """Where other servers reach this one, and what they know it by."""
+
+    address: str = Field(max_length=300, description="host:port; IPv6 hosts in brackets")
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the certificate")
+
+
 class NodeFacts(BaseModel):
     """What a server says of itself when its worker starts."""
 
@@ -107,6 +114,7 @@ class NodeFacts(BaseModel):
     drivers: list[DriverFact] = []
     containers: list[str] = Field(default=[], description="ids of all containers that have anything on the server")
     running: list[str] = Field(default=[], description="ids of those whose init runs")
+    wire: WireFact | None = Field(default=None, description="none: other servers cannot connect to it")
 
 
 class Hello(BaseModel):
