@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostler.core.errors import HostlerError
-from hostler.host import cgroups, mountinfo
+from hostler.host import cgroups, mountinfo, mounts
 from hostler.host.process import run
 from hostler.settings import NodeSettings
 
@@ -21,6 +21,8 @@ CRIU_FEATURES = ("mem_dirty_track", "uffd", "uffd-noncoop", "pagemap_scan")
 PROGRAMS = ("runc", "redis-server", "mkfs.btrfs", "mmdebstrap", "busybox", "nsenter", "setpriv")
 SYSCTLS = ("user/max_user_namespaces", "fs/pipe-max-size", "vm/unprivileged_userfaultfd")
 HELPERS = ("hostler-init", "hostler-launch", "hostler-enter")
+#: File systems that storage drivers need.
+_FILE_SYSTEMS = ("btrfs", "overlay")
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized
 
@@ -66,7 +68,7 @@ def gather(settings: NodeSettings) -> HostFacts:
         root=os.geteuid() == 0,
         capabilities=_capabilities(Path("/proc/self/status").read_text()),
         namespaces=frozenset(os.listdir("/proc/self/ns")),
-        filesystems=frozenset(line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()),
+        filesystems=frozenset(kind for kind in _FILE_SYSTEMS if mounts.kernel_has(kind)),
         cgroup_v1=v1,
         cgroup_v2=v2,
         cgroup_v2_mounted=v2_mounted,
