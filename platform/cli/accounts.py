@@ -1,4 +1,4 @@
-"""account: list, create. token: list, create, revoke."""
+"""account: list, create, set. token: list, create, revoke."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def list_accounts(as_json: bool) -> None:
     if as_json:
         output.print_json(found)
         return
-    output.table(["NAME", "ID", "WHAT", "CREATED"], [[row.name, row.id, "provider" if row.provider else "tenant", output.ago(row.created_at)] for row in found])
+    rows = [[row.name, row.id, "provider" if row.provider else "tenant", row.cpu_weight, output.ago(row.created_at)] for row in found]
+    output.table(["NAME", "ID", "WHAT", "CPU WEIGHT", "CREATED"], rows)
 
 
 @account.command("create")
@@ -50,6 +51,20 @@ def create_account(name: str, as_json: bool) -> None:
         output.print_json(made)
     else:
         click.echo(f"account {made.name} exists; give it a token: hostler token create first --account {made.name}")
+
+
+@account.command("set")
+@click.argument("name")
+@click.option("--cpu-weight", type=click.IntRange(1, 10000), required=True, help="Share of processors among busy accounts; 100 is usual.")
+@output.json_option
+def set_account(name: str, cpu_weight: int, as_json: bool) -> None:
+    """Set an account's share of processors. It holds on a server from the next start of one of its containers there."""
+    with connect() as client:
+        changed = client.share_account(name, cpu_weight=cpu_weight)
+    if as_json:
+        output.print_json(changed)
+    else:
+        click.echo(f"account {changed.name} has CPU weight {changed.cpu_weight}")
 
 
 @click.group()

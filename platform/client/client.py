@@ -51,6 +51,10 @@ class Client:
         """Make an account."""
         return api.AccountOut.model_validate(self._http.request("POST", "/v1/accounts", body={"name": name, "provider": provider}))
 
+    def share_account(self, name: str, *, cpu_weight: int) -> api.AccountOut:
+        """Set an account's share of processors."""
+        return api.AccountOut.model_validate(self._http.request("POST", f"/v1/accounts/{quote(name, safe='')}/share", body={"cpu_weight": cpu_weight}))
+
     def tokens(self, account: str | None = None) -> Iterator[api.TokenOut]:
         """Tokens, without secrets."""
         return self._all("/v1/tokens", api.TokenPage, account=account)

@@ -103,6 +103,7 @@ class AccountOut(Answer):
     id: str
     name: str
     provider: bool
+    cpu_weight: int
     created_at: datetime
 
 
@@ -111,6 +112,12 @@ class AccountIn(Request):
 
     name: Name
     provider: bool = False
+
+
+class AccountShareIn(Request):
+    """An account's share of processors among busy accounts. It holds on a server from the next start of one of its containers there."""
+
+    cpu_weight: int = Field(ge=1, le=10000, description="100 is usual; 200 gets twice as much when a server is full")
 
 
 class TokenOut(Answer):

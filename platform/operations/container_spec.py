@@ -62,6 +62,7 @@ def container_spec(session: Session, container: Container, provider: Provider) -
         id=container.id,
         name=container.name,
         account=container.account_id,
+        account_weight=container.account.cpu_weight,
         ids=IdRange(base=ID_BASE + container.id_slot * ID_COUNT),
         image=image_spec(container.image, provider),
         process=process_of(container.image, container.process),

@@ -67,6 +67,7 @@ class Account(Base):
     id: Mapped[str] = _id()
     name: Mapped[str] = mapped_column(String(63), unique=True)
     provider: Mapped[bool] = mapped_column(default=False)
+    cpu_weight: Mapped[int] = mapped_column(default=100, server_default="100")
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 

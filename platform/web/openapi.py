@@ -25,6 +25,7 @@ _REF = "#/components/schemas/{model}"
 _METHODS = ("get", "post", "put", "delete")
 _REQUESTS: tuple[type[BaseModel], ...] = (
     api.AccountIn,
+    api.AccountShareIn,
     api.TokenIn,
     api.PlanIn,
     api.ImageBuildIn,

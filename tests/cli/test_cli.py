@@ -241,6 +241,9 @@ def test_the_providers_commands(shell: Shell, fleet: Fleet, world: World) -> Non
     assert re.search(r"^storage +btrfs +usable", shell("node show alpha", provider=True).out, re.M)
     assert "account bob exists" in shell("account create bob", provider=True).out
     assert re.search(r"^bob .* tenant ", shell("account list", provider=True).out, re.M)
+    assert shell("account set bob --cpu-weight 300", provider=True).out == "account bob has CPU weight 300\n"
+    assert re.search(r"^bob .* tenant +300 ", shell("account list", provider=True).out, re.M)
+    assert shell("account set bob --cpu-weight 0", provider=True).status == 2
     secret = shell("token create first --account bob --lifetime 90d", provider=True).out.strip()
     assert secret.startswith("hst_")
     listed = json.loads(shell("token list --account bob --json", provider=True).out)

@@ -14,7 +14,7 @@ from hostler.core.messages import Direction, Report, now
 from hostler.core.specs import ExecSpec
 from hostler.operations import engine as engine_module
 from hostler.operations import requests
-from hostler.store.models import Address, Container, Event, Node, Operation
+from hostler.store.models import Account, Address, Container, Event, Node, Operation
 from tests.operations.world import World
 
 
@@ -36,6 +36,14 @@ def addresses_in_use(world: World) -> int:
     """How many addresses are given out."""
     with world.store.read() as session:
         return session.scalar(select(func.count()).select_from(Address).where(Address.container_id.is_not(None))) or 0
+
+
+def test_servers_are_told_the_accounts_weight(world: World) -> None:
+    with world.store.write() as session:
+        session.execute(update(Account).values(cpu_weight=300))
+    world.create("web")
+    (batch,) = world.sent
+    assert batch.spec is not None and batch.spec.account_weight == 300
 
 
 def test_a_container_is_provisioned_in_one_batch(world: World) -> None:

@@ -101,7 +101,7 @@ def test_the_providers_doors_are_closed_to_tenants(world: World) -> None:
     provider_only = {
         (method, path) for method, path in routes(document) if document["paths"][path][method].get("description", "").startswith("For the provider only.")
     }
-    assert len(provider_only) == 8
+    assert len(provider_only) == 9
     for method, path in provider_only:
         response = world.alice(method.upper(), filled(path), {} if method == "post" else None)
         assert response.status_code == 403 and response.json is not None and response.json["code"] == "provider_only"
@@ -153,6 +153,8 @@ def test_every_routes_real_answers_are_as_the_document_says(world: World, fleet:
     call("provider", "get", "/v1/accounts")
     call("provider", "get", "/v1/accounts/{name}", names={"name": "bob"})
     call("provider", "get", "/v1/accounts/{name}", names={"name": "nobody"})
+    call("provider", "post", "/v1/accounts/{name}/share", {"cpu_weight": 300}, names={"name": "bob"})
+    call("provider", "post", "/v1/accounts/{name}/share", {"cpu_weight": 0}, names={"name": "bob"})
     token = call("provider", "post", "/v1/tokens", {"name": "for bob", "account": "bob", "lifetime": 3600})
     call("provider", "get", "/v1/tokens", query="?account=*")
     call("provider", "delete", "/v1/tokens/{token_id}", names={"token_id": token["id"]})

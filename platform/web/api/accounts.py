@@ -7,7 +7,7 @@ from flask import Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hostler.core.api import AccountIn, AccountOut, AccountPage
+from hostler.core.api import AccountIn, AccountOut, AccountPage, AccountShareIn
 from hostler.store.accounts import create_account as add_account
 from hostler.store.accounts import find_account
 from hostler.store.models import Account
@@ -59,5 +59,20 @@ def create_account(json_data: AccountIn) -> Response:
     def act(session: Session) -> Done:
         account = add_account(session, json_data.name, provider=json_data.provider)
         return Done(account_out(account), 201, {"Location": f"/v1/accounts/{account.name}"})
+
+    return change(act)
+
+
+@bp.post("/accounts/<name>/share")
+@bp.input(AccountShareIn)
+@bp.output(AccountOut)
+@access(Access.PROVIDER)
+def share_account(name: str, json_data: AccountShareIn) -> Response:
+    """Set an account's share of processors"""
+
+    def act(session: Session) -> Done:
+        account = find_account(session, name)
+        account.cpu_weight = json_data.cpu_weight
+        return Done(account_out(account), 200)
 
     return change(act)

@@ -24,7 +24,7 @@ from hostler.store.models import Account, Event, Image, Node, Operation, Plan, T
 
 def account_out(account: Account) -> AccountOut:
     """An account."""
-    return AccountOut(id=account.id, name=account.name, provider=account.provider, created_at=account.created_at)
+    return AccountOut(id=account.id, name=account.name, provider=account.provider, cpu_weight=account.cpu_weight, created_at=account.created_at)
 
 
 def token_out(token: Token, current: str) -> TokenOut:
