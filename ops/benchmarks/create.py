@@ -21,7 +21,6 @@ from rich.table import Table
 
 from hostler.client.client import Client
 from hostler.core.api import OperationOut
-from hostler.core.errors import NotFound
 from hostler.core.names import new_id
 from hostler.host.process import run
 from hostler.node.lab.layout import DEFAULT_HOME
@@ -202,9 +201,7 @@ def _clean_up(client: Client) -> None:
 def _prepare(client: Client) -> None:
     if MANY not in {plan.name for plan in client.plans()}:
         client.create_plan(MANY, MANY_LIMITS, description="for benchmarks")
-    try:
-        client.image(IMAGE)
-    except NotFound:
+    if IMAGE not in {image.name for image in client.images()}:
         finish(client, client.build_image(IMAGE, IMAGE))
 
 
