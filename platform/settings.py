@@ -76,4 +76,6 @@ class NodeSettings(PlatformSettings):
     capacity_cpus: float | None = Field(default=None, gt=0, description="processors to give away; default all")
     capacity_memory: int | None = Field(default=None, gt=0, description="bytes of memory to give away; default all")
     capacity_disk: int | None = Field(default=None, gt=0, description="bytes of disk to give away; default the pool's size")
+    node_wire_listen: str = Field(default="", description="address that other servers connect to, as host:port; empty: none can")
+    node_wire_address: str = Field(default="", description="where they reach it, when that is another address")
     build_netns: str = Field(default="", description="path of a network namespace that reaches package mirrors, for image builds")

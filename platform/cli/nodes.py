@@ -64,6 +64,7 @@ def show(name: str, as_json: bool) -> None:
             ("cpus promised", f"{found.cpus_promised:g} of {found.cpus:g}"),
             ("memory promised", _of(found.memory_promised, found.memory)),
             ("disk promised", f"{_of(found.disk_promised, found.disk)}, {format_size(found.disk_free)} free"),
+            ("wire", f"{found.wire.address} {found.wire.fingerprint}" if found.wire else "none: containers cannot be moved to it"),
         ]
     )
     click.echo()

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from hostler.core.errors import ErrorReport
 from hostler.core.limits import Limits, LimitsChange, Usage
-from hostler.core.messages import DriverFact
+from hostler.core.messages import DriverFact, WireFact
 from hostler.core.names import Name
 from hostler.core.specs import ExecSpec, ImageConfig
 
@@ -232,6 +232,7 @@ class NodeOut(Answer):
     disk_free: int
     containers: int
     drivers: list[DriverFact]
+    wire: WireFact | None = Field(default=None, description="where other servers connect to it, and the fingerprint of its certificate")
 
 
 # --- containers ---

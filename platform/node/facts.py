@@ -10,6 +10,7 @@ from hostler.contracts.ns import Ns
 from hostler.contracts.storage import Storage
 from hostler.core.messages import Capacity, NodeFacts
 from hostler.node.drivers import Drivers
+from hostler.node.wire.wire import Wire
 from hostler.settings import NodeSettings
 
 
@@ -53,7 +54,7 @@ def running_here(drivers: Drivers, containers: list[str]) -> list[str]:
     return [container for container in containers if any(driver.inspect(container).state in ("running", "frozen") for driver in ns_drivers)]
 
 
-def facts(settings: NodeSettings, drivers: Drivers) -> NodeFacts:
+def facts(settings: NodeSettings, drivers: Drivers, wire: Wire | None = None) -> NodeFacts:
     """All of it."""
     containers = containers_here(drivers)
     return NodeFacts(
@@ -63,4 +64,5 @@ def facts(settings: NodeSettings, drivers: Drivers) -> NodeFacts:
         drivers=drivers.facts,
         containers=containers,
         running=running_here(drivers, containers),
+        wire=wire.fact if wire is not None else None,
     )

@@ -17,6 +17,7 @@ from hostler.core.messages import Batch
 from hostler.core.specs import ContainerSpec
 from hostler.node.archives import Archives
 from hostler.node.drivers import Drivers
+from hostler.node.wire.wire import Wire
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Server:
     """Tells the watch that a container came or went."""
     build_netns: str = ""
     """Network namespace that reaches package mirrors; empty: the server's own."""
+    wire: Wire | None = None
+    """What other servers connect to; none when no address was given for it, or it cannot be listened on."""
 
 
 class Payload(BaseModel):

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 
+import structlog
+
 from hostler.broker import Broker
 from hostler.contracts.driver import Host
+from hostler.core.errors import HostlerError
 from hostler.core.messages import Heartbeat, Hello
 from hostler.core.names import new_id
 from hostler.node import container_verbs, drivers, image_verbs, watch
@@ -19,12 +22,26 @@ from hostler.node.here import this_host
 from hostler.node.journal import Journal
 from hostler.node.runner import Runner
 from hostler.node.verbs import Server, Verb
+from hostler.node.wire.wire import Wire
 from hostler.settings import NodeSettings
+
+logger = structlog.get_logger()
 
 
 def all_verbs() -> dict[str, Verb]:
     """Every verb by name."""
     return {verb.name: verb for verb in (*container_verbs.VERBS, *image_verbs.VERBS)}
+
+
+def open_wire(settings: NodeSettings) -> Wire | None:
+    """What other servers connect to. A server without it does all its work but moves: that it has none is told in its facts."""
+    if not settings.node_wire_listen:
+        return None
+    try:
+        return Wire(settings.node_state / "wire", settings.node, settings.node_wire_listen, settings.node_wire_address)
+    except HostlerError as error:
+        logger.error("this server has no wire", code=error.stable_code, reason=error.message, hint=error.hint)
+        return None
 
 
 class NodeSide:
@@ -39,12 +56,14 @@ class NodeSide:
         self.drivers = (load or installed)(host)
         archives = Archives(settings.node_state / "scratch", self.drivers.images)
         archives.clean()
+        self.wire = open_wire(settings)
         self.server = Server(
             host=host,
             drivers=self.drivers,
             archives=archives,
             nudge=lambda container: watch.nudge(host, container),
             build_netns=settings.build_netns,
+            wire=self.wire,
         )
         self.broker = Broker(settings)
         self.journal = Journal(settings.node_state / "journal.sqlite3", self.instance)
@@ -52,7 +71,7 @@ class NodeSide:
 
     def greet(self) -> None:
         """Tell the control side that this worker is here, and what the server has."""
-        self.broker.hello(Hello(node=self.settings.node, instance=self.instance, facts=facts(self.settings, self.drivers)))
+        self.broker.hello(Hello(node=self.settings.node, instance=self.instance, facts=facts(self.settings, self.drivers, self.wire)))
 
     def heartbeat(self, sent_at: datetime) -> Heartbeat:
         """A sign of life with figures."""
@@ -67,6 +86,8 @@ class NodeSide:
 
     def close(self) -> None:
         """End what runs beside the tasks."""
+        if self.wire is not None:
+            self.wire.close()
         self.runner.close()
         self.journal.close()
         self.broker.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 from hostler.core.errors import Invalid
 from hostler.core.units import GIB, MIB
 from hostler.host.lab import UPLINK
+from hostler.node.wire import address
 from hostler.settings import NodeSettings
 
 #: The unprivileged user of the panel, the control worker and Redis.
@@ -265,6 +266,7 @@ def node_environment(lab: Lab, server: str, criu: Path | None) -> dict[str, str]
         "HOSTLER_CAPACITY_CPUS": f"{lab.machine.cpus / part:g}",
         "HOSTLER_CAPACITY_MEMORY": str(lab.machine.memory // part // MIB * MIB),
         "HOSTLER_CAPACITY_DISK": str(size),
+        "HOSTLER_NODE_WIRE_LISTEN": address.written(lab.server_addresses(server)[0].partition("/")[0], address.PORT),
         "HOSTLER_BUILD_NETNS": str(lab.netns("machine")),
         "HOME": "/root",
     }

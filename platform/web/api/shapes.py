@@ -16,7 +16,7 @@ from hostler.core.api import (
 )
 from hostler.core.errors import ErrorReport
 from hostler.core.limits import Limits
-from hostler.core.messages import DriverFact
+from hostler.core.messages import DriverFact, WireFact
 from hostler.core.specs import ImageConfig
 from hostler.operations.steps import Step, load
 from hostler.store.models import Account, Event, Image, Node, Operation, Plan, Token
@@ -76,6 +76,7 @@ def node_out(node: Node, containers: int) -> NodeOut:
         disk_free=node.disk_free,
         containers=containers,
         drivers=[DriverFact.model_validate(fact) for fact in node.facts.get("drivers", [])],
+        wire=WireFact.model_validate(node.facts["wire"]) if node.facts.get("wire") else None,
     )
 
 

@@ -129,3 +129,8 @@ def test_the_command_means_its_installation_and_lets_the_caller_choose(lab: Lab,
     script.write_text(layout.command_script(replace(lab, checkout=tmp_path), CRIU))
     told = [subprocess.run(["sh", script, "list"], env=env, capture_output=True, text=True, check=True).stdout for env in ({}, {"HOSTLER_HOME": "/other"})]
     assert told == ["/srv/second second /opt/criu list\n", "/other second /opt/criu list\n"]
+
+
+def test_each_server_listens_for_the_others_on_its_own_address(lab: Lab) -> None:
+    listens = [layout.node_settings(lab, server, CRIU).node_wire_listen for server in lab.servers]
+    assert listens == ["198.18.0.11:8653", "198.18.0.12:8653"]

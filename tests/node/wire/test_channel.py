@@ -148,9 +148,9 @@ def test_an_end_that_hides_missing_bytes_is_found(pair: Pair) -> None:
 
 
 def test_more_than_agreed_is_refused(pair: Pair) -> None:
-    with pair.channels() as (near, far), aside(lambda: near.send_stream(io.BytesIO(bytes(4 * CHUNK)))) as failures:
-        with pytest.raises(NoRoom):
-            far.receive_stream(limit=2 * CHUNK).read()
+    sent = io.BytesIO(bytes(4 * CHUNK))
+    with pair.channels() as (near, far), aside(lambda: near.send_stream(sent)) as failures, pytest.raises(NoRoom):
+        far.receive_stream(limit=2 * CHUNK).read()
     assert not failures or isinstance(failures[0], Unavailable)
 
 
