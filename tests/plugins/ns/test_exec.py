@@ -223,7 +223,7 @@ _SPY = r"""
 
 static long seen;
 
-static struct stat init;
+static struct stat init, command;
 
 /* The kernel changes the name last: what runs hostler-init already has only its old name still. */
 static int is_enter(int pid)
@@ -261,7 +261,7 @@ static void look(int pid)
 	for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
 		snprintf(path, sizeof(path), "/proc/%d/%s", pid, files[i]);
 		fd = open(path, O_RDONLY | O_NONBLOCK);
-		if (fd >= 0 && (i == 0 ? !fstat(fd, &it) && it.st_ino != init.st_ino : is_enter(pid)))
+		if (fd >= 0 && (i == 0 ? !fstat(fd, &it) && it.st_ino != init.st_ino && it.st_ino != command.st_ino : is_enter(pid)))
 			found(files[i]);
 		if (fd >= 0)
 			close(fd);
@@ -293,6 +293,7 @@ int main(void)
 	int newest = getpid();
 
 	stat("/.hostler/init", &init);
+	stat("/bin/busybox", &command);
 	signal(SIGTERM, end);
 	signal(SIGALRM, end);
 	alarm(40);
