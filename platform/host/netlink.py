@@ -101,6 +101,16 @@ class Netlink:
                 return None
             raise
 
+    def link_at(self, index: int) -> LinkState | None:
+        """The interface of this index, or None."""
+        try:
+            with _said(f"look at interface {index}"):
+                return _state(self._route.link("get", index=index)[0])
+        except HostFailure as error:
+            if absent(error):
+                return None
+            raise
+
     def links(self) -> list[LinkState]:
         """All interfaces. Costs 0.2 ms each."""
         with _said("list the interfaces"):

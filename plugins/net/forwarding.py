@@ -35,9 +35,10 @@ class Forwarding:
     uplink: str
 
     def remember(self) -> None:
-        """Keep what the settings are, unless that is known already."""
+        """Keep what the settings are, unless that is known already. What was set for another uplink is undone first."""
         if self._before() is not None:
             return
+        self.restore()
         before = _Before(boot=_BOOT.read_text().strip(), uplink=self.uplink, values=self._read_all())
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = self.file.with_name(f".{self.file.name}")
@@ -53,8 +54,8 @@ class Forwarding:
                 _write(name, value)
 
     def restore(self) -> None:
-        """Undo :meth:`enable`; what has gone with its interface is no failure."""
-        before = self._before()
+        """Undo :meth:`enable`, whatever the uplink was; what has gone with its interface is no failure."""
+        before = self._kept()
         if before is not None:
             for name, value in before.values.items():
                 _write(name, value)
@@ -80,11 +81,15 @@ class Forwarding:
 
     def _before(self) -> _Before | None:
         """None where nothing was kept since the system's boot, or for another uplink."""
+        kept = self._kept()
+        return kept if kept is not None and kept.uplink == self.uplink else None
+
+    def _kept(self) -> _Before | None:
         try:
-            before = _Before.model_validate_json(self.file.read_bytes())
+            kept = _Before.model_validate_json(self.file.read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
-        return before if before.boot == _BOOT.read_text().strip() and before.uplink == self.uplink else None
+        return kept if kept.boot == _BOOT.read_text().strip() else None
 
     def _read_all(self) -> dict[str, str]:
         names = [_V6]

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from hostler.core.specs import Link
+from hostler_plugins.net import elements as elements_of
 from hostler_plugins.net import filters
 from hostler_plugins.net.elements import HELD, HELD_SET, Element, Place, Scope
 
@@ -73,6 +74,16 @@ _ERRORS = (
 )
 _FOREIGN = ("foreign", "forward priority 0")
 
+#: Where bridges call the hooks of IP (``net.bridge.bridge-nf-call-ip6tables``, which is on unless somebody says no), frames that a
+#: bridge hands on come to a router's rules too, as packets from the bridge to the bridge. So do packets that are routed from one
+#: bridge to another, which these rules are for. A bit of the packet's mark tells them apart, from just before that call (priority
+#: -1 or 0) until just after it.
+_HANDED_ON = 1 << 29
+_MARKING = (
+    ("before", "forward priority -2", f"meta protocol {{ ip, ip6 }} meta mark set meta mark | {_HANDED_ON:#x}"),
+    ("after", "forward priority 1", f"meta mark set meta mark & {0xFFFFFFFF ^ _HANDED_ON:#x}"),
+)
+
 
 @dataclass(frozen=True)
 class Closed:
@@ -83,13 +94,41 @@ class Closed:
     v6: bool = False
     """The server forwarded no IPv6."""
 
+    @property
+    def anything(self) -> bool:
+        """Whether there is something to keep closed."""
+        return self.v6 or self.v4_uplink is not None
+
+
+def remove(place: Place) -> str:
+    """Commands that remove all that :func:`base` makes; none is a success."""
+    return f"{elements_of.remove(place)}\n{_remove_marking(place)}"
+
+
+def _remove_marking(place: Place) -> str:
+    return elements_of.remove(_bridged(place))
+
+
+def _bridged(place: Place) -> Place:
+    return Place("bridge", place.table)
+
+
+def _marking(place: Place, closed: Closed) -> Iterator[str]:
+    if closed.anything:
+        where = _bridged(place)
+        yield f"add table {where}"
+        for chain, hook, rule in _MARKING:
+            yield f"add chain {where} {chain} {{ type filter hook {hook}; policy accept; }}"
+            yield f"add rule {where} {chain} {rule}"
+
 
 def base(place: Place, prefix: str, closed: Closed) -> str:
     """Commands that make the table, or bring an older one's rules up to date without a gap; its elements stay.
 
     ``prefix`` is what the names of tenants' links begin with.
     """
-    lines = [f"add table {place}", f"add set {place} {HELD_SET}", *filters.maps(place)]
+    lines = [_remove_marking(place), *_marking(place, closed)]
+    lines += [f"add table {place}", f"add set {place} {HELD_SET}", *filters.maps(place)]
     lines += [f"add set {place} {name} {{ {definition}; }}" for name, definition in _SETS]
     hooks = (_ARRIVALS, *_OUT, *_IN, _FOREIGN)
     lines += [f"add chain {place} {chain} {{ type filter hook {hook}; policy accept; }}" for chain, hook in hooks]
@@ -111,9 +150,8 @@ def _hooked(prefix: str, closed: Closed) -> Iterator[tuple[str, str]]:
             yield chain, f'oifname "{prefix}*" {rule}'
         yield chain, f'oifname "{prefix}*" jump visitor'
         yield chain, filters.dispatch("in")
-    # where bridges call these hooks (net.bridge.bridge-nf-call-ip6tables), a frame that a bridge hands on comes from it and goes to it
-    if closed.v4_uplink is not None or closed.v6:
-        yield _FOREIGN[0], 'meta iifkind "bridge" meta oifkind "bridge" accept'
+    if closed.anything:
+        yield _FOREIGN[0], f'meta iifkind "bridge" meta oifkind "bridge" meta mark & {_HANDED_ON:#x} != 0 accept'
     if closed.v4_uplink is not None:
         yield _FOREIGN[0], f'meta nfproto ipv4 iifname "{closed.v4_uplink}" oifname != "{prefix}*" drop'
     if closed.v6:

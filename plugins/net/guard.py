@@ -92,6 +92,8 @@ _CHAINS: Mapping[str, tuple[str, ...]] = {
         "ether type ip oifname . ip saddr @reach4 accept",
         "ether type ip oifname . ip saddr @closed4 drop",
         f"ether type ip6 oifname . {_SOURCE} @reach6 accept",
+        # a server that answers for a routed container does so from an address of its own
+        f"icmpv6 type nd-neighbor-advert oifname . {_TARGET} @reach6 accept",
         f"ether type ip6 oifname . {_SOURCE} @closed6 drop",
     ),
 }

@@ -20,7 +20,7 @@ from hostler.core.errors import HostFailure
 from hostler.core.specs import Link
 from hostler.host import netlink
 from hostler.host.netlink import Address, LinkState, Netlink
-from hostler_plugins.net import elements, gate, interior, trial
+from hostler_plugins.net import gate, interior, trial, uplink
 from hostler_plugins.net.announce import Announcer
 from hostler_plugins.net.elements import Element
 from hostler_plugins.net.filters import Direction
@@ -50,25 +50,24 @@ class Routed(Veths):
     register = gate.REGISTER
     surname = "routed"
 
-    def __init__(self, host: Host) -> None:
-        super().__init__(host)
-        self._last_seen: LinkState | None = None
-
     @functools.cached_property
     def _announcer(self) -> Announcer:
-        return Announcer(self.settings.uplink)
+        return Announcer("")
 
     @functools.cached_property
     def _trial(self) -> trial.Outcome:
         return trial.of_routes()
 
-    @property
-    def _forwarding(self) -> Forwarding:
-        return Forwarding(self.folder / "forwarding.json", self.settings.uplink)
+    def _forwarding(self, uplink: str) -> Forwarding:
+        return Forwarding(self.folder / "forwarding.json", uplink)
 
     @property
     def _refusing(self) -> frozenset[Direction]:
         return self._trial.refusing
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._served: str | None = None
 
     # --- the host ---
 
@@ -93,17 +92,18 @@ class Routed(Veths):
 
     def setup(self) -> None:
         """Rules before forwarding: there is no moment in which the server forwards for strangers that it did not before."""
-        if self.settings.uplink and netlink.index(self.settings.uplink) is None:
-            raise _no_uplink(self.settings.uplink)
-        forwarding = self._forwarding
+        with netlink.opened() as host:
+            bearer = self._uplink(host)
+        self._served = "" if bearer is None else bearer.name
+        forwarding = self._forwarding(self._served)
         forwarding.remember()
-        closed = gate.Closed(self.settings.uplink if forwarding.v4_was_closed else None, forwarding.v6_was_closed)
+        closed = gate.Closed(forwarding.uplink if forwarding.v4_was_closed else None, forwarding.v6_was_closed)
         self._nft.run(gate.base(self._place, self._names.links, closed))
         forwarding.enable(proxy=self.settings.proxy)
 
     def teardown(self) -> None:
-        self._forwarding.restore()
-        self._nft.run(elements.remove(self._place))
+        self._forwarding(self.settings.uplink).restore()
+        self._nft.run(gate.remove(self._place))
         self.close()
 
     def close(self) -> None:
@@ -116,8 +116,10 @@ class Routed(Veths):
         return gate.elements(name, link)
 
     def _join(self, host: Netlink, container: str, name: str, link: Link, inside: int) -> None:
-        uplink = self._uplink()
-        mtu = min(link.mtu, _DEFAULT_MTU if uplink is None else uplink.mtu)
+        bearer = self._uplink(host)
+        if bearer is not None and bearer.name != self._served:
+            self.setup()  # it has become a bridge's port, or is one no more
+        mtu = min(link.mtu, _DEFAULT_MTU if bearer is None else bearer.mtu)
         host.add_veth(name, link.name, mtu=mtu, peer_netns=inside, peer_mac=link.mac)
         index = self._shape_new(host, container, name, link)
         forward_from(name)
@@ -132,35 +134,35 @@ class Routed(Veths):
 
     def _lead(self, host: Netlink, name: str, link: Link) -> None:
         """Only now: until then the address may be another server's, for this server's containers too."""
-        index, uplink = host.index(name), self._uplink()
+        index, bearer = host.index(name), self._uplink(host)
         for address in _addresses(link):
             host.set_host_route(index, address)
-            if uplink is not None and self.settings.proxy:
-                host.add_proxy(uplink.index, address)
+            if bearer is not None and self.settings.proxy:
+                host.add_proxy(bearer.index, address)
 
     def _part(self, host: Netlink, found: list[Element]) -> None:
-        uplink = netlink.index(self.settings.uplink) if self.settings.uplink else None
-        if uplink is not None:
+        bearer = uplink.bearer(host, self.settings.uplink)
+        if bearer is not None:
             for element in found:
                 if element.set in gate.OWN:
-                    host.delete_proxy(uplink, ipaddress.ip_address(element.key))
+                    host.delete_proxy(bearer.index, ipaddress.ip_address(element.key))
 
     def _announce(self, link: Link) -> None:
         """The addresses are at the server's own MAC."""
-        uplink = self._uplink()
-        if uplink is not None and self.settings.proxy:
-            self._announcer.announce(link.model_copy(update={"mac": uplink.mac}))
+        if self.settings.uplink and self.settings.proxy:
+            with netlink.opened() as host:
+                bearer = self._uplink(host)
+            if bearer is not None:
+                self._announcer.announce(link.model_copy(update={"mac": bearer.mac}), bearer.name)
 
-    def _uplink(self) -> LinkState | None:
-        """The uplink as it was when this driver first saw it; None where there is to be none."""
-        seen = self._last_seen
-        if not self.settings.uplink or (seen is not None and netlink.index(self.settings.uplink) == seen.index):
-            return seen
-        with netlink.opened() as host:
-            self._last_seen = host.link(self.settings.uplink)
-        if self._last_seen is None:
+    def _uplink(self, host: Netlink) -> LinkState | None:
+        """The interface that this server is reached by; None where there is to be none."""
+        if not self.settings.uplink:
+            return None
+        found = uplink.bearer(host, self.settings.uplink)
+        if found is None:
             raise _no_uplink(self.settings.uplink)
-        return self._last_seen
+        return found
 
 
 def _no_uplink(name: str) -> HostFailure:

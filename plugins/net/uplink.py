@@ -9,6 +9,13 @@ from hostler.core.errors import HostFailure
 from hostler.host.netlink import LinkState, Netlink
 
 
+def bearer(host: Netlink, uplink: str) -> LinkState | None:
+    """The interface that has the server's addresses: ``uplink`` itself, or the bridge that it is a port of. None: it is not there."""
+    port = host.link(uplink) if uplink else None
+    master = host.link_at(port.master) if port is not None and port.master is not None else None
+    return master if master is not None and master.kind == "bridge" else port
+
+
 def join(host: Netlink, uplink: str, bridge: LinkState) -> None:
     """Make ``uplink`` a port of ``bridge``, and move addresses and gateway routes to the bridge. Idempotent."""
     port = host.link(uplink)

@@ -21,7 +21,7 @@ from hostler.core.names import link_name
 from hostler.core.specs import Link
 from hostler.host import netlink
 from hostler.host.netlink import Address, Netlink
-from hostler_plugins.net import elements, guard, interior, trial
+from hostler_plugins.net import elements, guard, interior, trial, uplink
 from hostler_plugins.net.announce import Announcer
 from hostler_plugins.net.elements import Element, Place
 from hostler_plugins.net.filters import Direction
@@ -153,8 +153,8 @@ class Vxlan(Veths):
     def _local(self, host: Netlink) -> Address:
         """This server's address among its peers."""
         version = self._peers[0].version if self._peers else 4
-        found = netlink.index(self.settings.uplink) if self.settings.uplink else None
-        addresses = [] if found is None else [address.ip for address in host.addresses(found) if address.version == version]
+        found = uplink.bearer(host, self.settings.uplink)
+        addresses = [] if found is None else [address.ip for address in host.addresses(found.index) if address.version == version]
         if not addresses or any(peer.version != version for peer in self._peers):
             raise HostFailure(
                 f"interface {self.settings.uplink or '(none)'} has no address in the peers' one family",
@@ -194,8 +194,8 @@ class Vxlan(Veths):
         """Make a network's bridge and tunnel, or what is missing of them. Returns the bridge's name."""
         bridge, tunnel = self._bridge(number), self._tunnel(number)
         local = self._local(host)
-        uplink = host.link(self.settings.uplink)
-        mtu = (1500 if uplink is None else uplink.mtu) - _OVERHEAD[local.version]
+        outer = host.link(self.settings.uplink)
+        mtu = (1500 if outer is None else outer.mtu) - _OVERHEAD[local.version]
         if netlink.index(bridge) is None:
             host.add_bridge(bridge, mtu=mtu)
         index = host.index(bridge)
