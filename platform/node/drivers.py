@@ -13,6 +13,7 @@ from typing import Any, cast
 import structlog
 from stevedore import ExtensionManager
 
+from hostler.contracts.checkpoint import Checkpoint
 from hostler.contracts.driver import CONTRACT_VERSION, Driver, Host, Probe
 from hostler.contracts.images import Images
 from hostler.contracts.limits import LimitsDriver
@@ -25,7 +26,9 @@ from hostler.core.messages import DriverFact
 log = structlog.get_logger()
 
 _LEFT_OUT = "left out: HOSTLER_DRIVERS_ENABLED names others of its group"
-CONTRACTS: dict[str, Any] = {"ns": Ns, "net": Net, "storage": Storage, "limits": LimitsDriver, "images": Images}
+CONTRACTS: dict[str, Any] = {
+    "ns": Ns, "net": Net, "storage": Storage, "limits": LimitsDriver, "images": Images, "checkpoint": Checkpoint,
+}  # fmt: skip
 
 
 @dataclass
@@ -60,6 +63,15 @@ class Drivers:
     def images(self) -> list[Images]:
         """All of them: an archive is offered to each."""
         return [cast(Images, driver) for driver in self.loaded["images"].values()]
+
+    def checkpoint(self) -> Checkpoint:
+        """The one that is usable here, the first by name of several. Raises :class:`Unsupported` without any, with what each lacks."""
+        usable = self.loaded["checkpoint"]
+        if not usable:
+            problems = "; ".join(f"{fact.name}: {fact.problem}" for fact in self.facts if fact.group == "checkpoint" and fact.problem)
+            said = problems or "no installed package has one"
+            raise Unsupported(f"this server has no usable checkpoint driver: {said}", hint="hostler doctor on the server tells why", code="no_driver")
+        return cast(Checkpoint, usable[min(usable)])
 
     def all(self) -> list[Driver]:
         """Every usable driver."""

@@ -7,6 +7,7 @@ are no entry points, so no server loads them by itself: give :data:`FAKES` to :f
 from __future__ import annotations
 
 from hostler.contracts.driver import Driver
+from hostler.testing.fakes.checkpoint import FakeCheckpoint
 from hostler.testing.fakes.images import FakeImages
 from hostler.testing.fakes.limits import FakeLimits
 from hostler.testing.fakes.net import FakeNet
@@ -14,4 +15,6 @@ from hostler.testing.fakes.ns import FakeNs
 from hostler.testing.fakes.storage import FakeStorage
 
 #: All of them by group.
-FAKES: dict[str, type[Driver]] = {"ns": FakeNs, "net": FakeNet, "storage": FakeStorage, "limits": FakeLimits, "images": FakeImages}
+FAKES: dict[str, type[Driver]] = {
+    "ns": FakeNs, "net": FakeNet, "storage": FakeStorage, "limits": FakeLimits, "images": FakeImages, "checkpoint": FakeCheckpoint,
+}  # fmt: skip

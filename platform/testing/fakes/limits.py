@@ -115,3 +115,16 @@ def write_pids(cgroup: Path, pids: list[int]) -> None:
     temporary = cgroup / f".procs-{threading.get_native_id()}"
     temporary.write_text(json.dumps(pids))
     os.replace(temporary, cgroup / "procs")
+
+
+def read_memory(cgroup: Path) -> str:
+    """What the processes in a fake cgroup remember; empty without it."""
+    try:
+        return (cgroup / "memory").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def write_memory(cgroup: Path, text: str) -> None:
+    """Have the processes of a fake cgroup, which must exist, remember something."""
+    (cgroup / "memory").write_text(text)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
+from hostler.contracts.checkpoint import Landing, Shape
 from hostler.contracts.driver import Host, Item, Probe
 from hostler.contracts.limits import Cgroup
 from hostler.contracts.ns import Ns, NsCapabilities, Sandbox
@@ -13,12 +15,14 @@ from hostler.contracts.storage import RootPlan
 from hostler.core.errors import Conflict, HostFailure, Invalid, NotFound
 from hostler.core.names import short_hash
 from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec
-from hostler.testing.fakes.limits import read_pids, write_pids
+from hostler.testing.fakes.limits import read_memory, read_pids, write_memory, write_pids
 from hostler.testing.fakes.shelf import Shelf, checked
 from hostler.testing.faults import Faults
 
 #: Pids that no Linux gives (its own end at 2²²).
 _FIRST_PID = 1 << 23
+#: The only hierarchy of fake cgroups.
+HIERARCHY = "fake"
 _DEADLY = {1, 2, 3, 9, 15}
 
 
@@ -35,7 +39,7 @@ class FakeNs(Ns):
 
     @property
     def capabilities(self) -> NsCapabilities:
-        return NsCapabilities(user_namespace=True, seccomp=True, exec=True, freeze=True)
+        return NsCapabilities(user_namespace=True, seccomp=True, exec=True, freeze=True, checkpoint=True)
 
     def probe(self) -> Probe:
         return Probe(offers=["plain folders"])
@@ -57,21 +61,14 @@ class FakeNs(Ns):
                 return seen
             self._end(spec.id)
             self._boxes.drop(spec.id)
-            group = self._boxes.path(spec.id).parent / cgroup.parents["fake"]
-            if not group.is_dir():
-                raise HostFailure("the cgroup is gone", hint="create it first", code="no_cgroup")
-            pid = _FIRST_PID + int.from_bytes(short_hash(f"{spec.id}{time.monotonic_ns()}", 4).encode()) % _FIRST_PID
-            record = {
-                "state": "created",
-                "pid": pid,
-                "started_at": time.monotonic_ns() // 10_000_000,
-                "cgroup": str(group),
-                "args": list(spec.process.args),
-            }
+            group = _group(cgroup)
+            pid = fresh_pid(spec.id)
+            record = _new_record("created", pid, group, spec)
             with self._boxes.made(spec.id) as folder:
                 self._boxes.write(spec.id, record, folder)
                 self.faults.passing("ns.create:made")
             try:
+                write_memory(group, "")
                 write_pids(group, [pid])
                 self.faults.passing("ns.create:done")
             except Exception:
@@ -92,7 +89,7 @@ class FakeNs(Ns):
     def inspect(self, container: str) -> Sandbox:
         checked(container)
         record = self._boxes.read(container)
-        if not record:
+        if not record or record["state"] == "landed":
             return Sandbox(state="absent")
         if not self._alive(record):
             return Sandbox(state="exited", exit_code=record.get("exit_code"))
@@ -116,7 +113,7 @@ class FakeNs(Ns):
         if self.inspect(container).state != "running":
             raise Conflict(f"container {container} is not running", hint="start it first", code="wrong_state")
         began = time.monotonic()
-        result = _run(command)
+        result = _run(command, Path(self._boxes.read(container)["cgroup"]))
         return result.model_copy(update={"seconds": time.monotonic() - began})
 
     def delete(self, container: str) -> None:
@@ -142,6 +139,39 @@ class FakeNs(Ns):
             if record.get("state") == "frozen":
                 self._boxes.write(container, record | {"state": "running"})
 
+    def shape(self, container: str) -> Shape:
+        if self.inspect(container).state not in ("running", "frozen"):
+            raise Conflict(f"container {container} is not running", hint="start it first", code="wrong_state")
+        record = self._boxes.read(container)
+        return Shape(container=container, pid=record["pid"], started_at=record["started_at"], cgroups={HIERARCHY: record["cgroup"]}, outside={})
+
+    def land(self, spec: ContainerSpec, root: RootPlan, cgroup: Cgroup) -> Landing:
+        self.faults.passing("ns.land")
+        with self._boxes.alone(spec.id):
+            state = self.inspect(spec.id).state
+            if state in ("created", "running", "frozen"):
+                raise Conflict(f"container {spec.id} is {state} on this server already", hint="stop it first", code="wrong_state")
+            self._boxes.drop(spec.id)
+            group = _group(cgroup)
+            with self._boxes.made(spec.id) as folder:
+                self._boxes.write(spec.id, _new_record("landed", None, group, spec), folder)
+            self.faults.passing("ns.land:done")
+            return Landing(container=spec.id, words=[str(group)], root=self._boxes.path(spec.id), outside={})
+
+    def furnish(self, container: str, pid: int) -> None:
+        self.faults.passing("ns.furnish")
+        with self._boxes.alone(container):
+            self._boxes.write(container, self._boxes.read(container) | {"furnished": pid})
+
+    def adopt(self, container: str, pid: int) -> Sandbox:
+        self.faults.passing("ns.adopt")
+        with self._boxes.alone(container):
+            record = self._boxes.read(container)
+            if not self._alive(record | {"pid": pid}):
+                raise Conflict(f"the restored init of container {container} has ended", hint="restore it again", code="wrong_state")
+            self._boxes.write(container, record | {"state": "running", "pid": pid})
+            return self.inspect(container)
+
     def _alive(self, record: dict[str, Any]) -> bool:
         return record.get("pid") in read_pids(self.folder / record["cgroup"]) if record else False
 
@@ -159,7 +189,24 @@ class FakeNs(Ns):
             write_pids(group, [pid for pid in read_pids(group) if pid != record["pid"]])
 
 
-def _run(command: ExecSpec) -> ExecResult:
+def fresh_pid(container: str) -> int:
+    """A pid that no Linux gives, another each time."""
+    return _FIRST_PID + int.from_bytes(short_hash(f"{container}{time.monotonic_ns()}", 4).encode()) % _FIRST_PID
+
+
+def _group(cgroup: Cgroup) -> Path:
+    group = Path(cgroup.parents[HIERARCHY])
+    if not group.is_dir():
+        raise HostFailure("the cgroup is gone", hint="create it first", code="no_cgroup")
+    return group
+
+
+def _new_record(state: str, pid: int | None, group: Path, spec: ContainerSpec) -> dict[str, Any]:
+    started_at = time.monotonic_ns() // 10_000_000
+    return {"state": state, "pid": pid, "started_at": started_at, "cgroup": str(group), "args": list(spec.process.args)}
+
+
+def _run(command: ExecSpec, group: Path) -> ExecResult:
     program, *words = command.args
     match program.rsplit("/", 1)[-1]:
         case "true":
@@ -170,11 +217,16 @@ def _run(command: ExecSpec) -> ExecResult:
             return _said(" ".join(words) + "\n", command.output_limit)
         case "cat":
             return _said(command.stdin, command.output_limit)
+        case "remember":
+            write_memory(group, " ".join(words))
+            return ExecResult(exit_code=0)
+        case "recall":
+            return _said(read_memory(group) + "\n", command.output_limit)
         case "sleep":
             time.sleep(min(float(words[0]), command.timeout))
             late = float(words[0]) > command.timeout
             return ExecResult(exit_code=137 if late else 0, timed_out=late)
-    raise Invalid(f"{program} cannot be started in a fake container", hint="it knows true, false, echo, cat and sleep", code="not_executable")
+    raise Invalid(f"{program} cannot be started in a fake container", hint="it knows true, false, echo, cat, sleep, remember and recall", code="not_executable")
 
 
 def _said(text: str, limit: int) -> ExecResult:
