@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hostler.client.client import Client
-from hostler.core.api import OperationOut
+from hostler.core.api import ContainerOut, OperationOut
 from hostler.core.names import new_id
 from hostler.host.process import run
 from hostler.node.lab.layout import DEFAULT_HOME
@@ -93,8 +93,8 @@ def many(count: int, at_once: int) -> tuple[float, float, Series]:
     return created, deleted, series
 
 
-def bare_runtime(config: dict[str, Any], count: int) -> tuple[Series, Series]:
-    """``runc run -d`` and ``runc delete --force`` of the same bundle: its namespaces, ids, capabilities and seccomp profile,
+def bare_runtime(program: str, config: dict[str, Any], count: int) -> tuple[Series, Series]:
+    """``runc run -d`` and ``runc delete --force`` (or crun, as ``program`` says) of the same bundle: its namespaces, ids, capabilities and seccomp profile,
     on an unpacked copy of the image; no network link, quota, log, init, nor limits."""
     run_series, delete_series = Series(), Series()
     folder = Path(tempfile.mkdtemp(prefix="hostler-bench-"))
@@ -103,10 +103,10 @@ def bare_runtime(config: dict[str, Any], count: int) -> tuple[Series, Series]:
         _plain_bundle(folder, config)
         for number in range(count):
             name = f"bench{os.getpid()}-{number}"
-            runc: list[str | Path] = ["runc", "--root", folder / "state"]
+            runtime: list[str | Path] = [program, "--root", folder / "state"]
             with open(os.devnull, "wb") as quiet:
-                run_series.add(timed(partial(run, [*runc, "run", "-d", "--bundle", folder, name], stdout=quiet, stderr=quiet)))
-                delete_series.add(timed(partial(run, [*runc, "delete", "--force", name], stdout=quiet, stderr=quiet)))
+                run_series.add(timed(partial(run, [*runtime, "run", "-d", "--bundle", folder, name], stdout=quiet, stderr=quiet)))
+                delete_series.add(timed(partial(run, [*runtime, "delete", "--force", name], stdout=quiet, stderr=quiet)))
     finally:
         shutil.rmtree(folder)
     return run_series, delete_series
@@ -129,9 +129,9 @@ def _plain_bundle(folder: Path, config: dict[str, Any]) -> None:
     (folder / "config.json").write_text(json.dumps(plain))
 
 
-def a_bundle(home: Path) -> dict[str, Any]:
-    """The runtime configuration of some container that runs now."""
-    found = next(iter(home.glob("node/*/ns/runc/bundles/*/config.json")))
+def bundle_of(home: Path, container: ContainerOut) -> dict[str, Any]:
+    """The runtime configuration of a container that runs now."""
+    found = next(home.glob(f"node/*/ns/{container.drivers['ns']}/bundles/{container.id}/config.json"))
     config: dict[str, Any] = json.loads(found.read_text())
     return config
 
@@ -182,9 +182,11 @@ def measure(client: Client, home: Path, count: int, hundred: int, console: Conso
         life(client, f"bench-{new_id(6)}", figures)
     holder = f"bench-{new_id(6)}"
     finish(client, client.create({"name": holder, "image": IMAGE, "plan": ONE}))
-    bare = bare_runtime(a_bundle(home), count)
+    held = client.container(holder)
+    runtime = held.drivers["ns"]
+    bare = bare_runtime(runtime, bundle_of(home, held), count)
     finish(client, client.delete(holder))
-    console.print(_verbs_table(figures, bare, count))
+    console.print(_verbs_table(figures, runtime, bare, count))
     console.print(_phases_table(figures))
     if hundred:
         created, deleted, series = many(hundred, 8)
@@ -205,15 +207,15 @@ def _prepare(client: Client) -> None:
         finish(client, client.build_image(IMAGE, IMAGE))
 
 
-def _verbs_table(figures: Figures, bare: tuple[Series, Series], count: int) -> Table:
+def _verbs_table(figures: Figures, runtime: str, bare: tuple[Series, Series], count: int) -> Table:
     table = Table(title=f"one after another, {count} each: ms from the call to the answer", title_justify="left")
     for column in ("", "p50", "p95"):
         table.add_column(column, justify="left" if not column else "right")
     for verb, series in figures.verbs.items():
         table.add_row(verb, f"{series.p50:.0f}", f"{series.p95:.0f}")
     table.add_section()
-    table.add_row("bare: runc run -d", f"{bare[0].p50:.0f}", f"{bare[0].p95:.0f}")
-    table.add_row("bare: runc delete --force", f"{bare[1].p50:.0f}", f"{bare[1].p95:.0f}")
+    table.add_row(f"bare: {runtime} run -d", f"{bare[0].p50:.0f}", f"{bare[0].p95:.0f}")
+    table.add_row(f"bare: {runtime} delete --force", f"{bare[1].p50:.0f}", f"{bare[1].p95:.0f}")
     table.add_row("create ÷ bare run", f"{figures.verbs['create'].p50 / bare[0].p50:.1f}", "")
     return table
 

@@ -157,10 +157,21 @@ def _of_subvolumes(platform: Platform, server: str, here: set[str]) -> Iterator[
 
 def _of_files(platform: Platform, server: str, here: set[str], running: set[str]) -> Iterator[str]:
     state = platform.state(server)
-    for folder, wanted in (("containers", here), ("ns/runc/bundles", running), ("ns/runc/state", running), ("scratch", set())):
+    for folder, wanted in (("containers", here), ("scratch", set())):
         there = set(os.listdir(state / folder)) if (state / folder).is_dir() else set()
         yield from (f"file {folder}/{name}" for name in sorted(there - wanted))
+    for driver in sorted(entry for entry in (state / "ns").glob("*") if entry.is_dir()):
+        of_driver = {container for container in running if _ns_driver(state, container) == driver.name}
+        for kind in ("bundles", "state"):
+            there = {name for name in os.listdir(driver / kind) if not name.startswith(".")} if (driver / kind).is_dir() else set()
+            yield from (f"file {driver.name}/{kind}/{name}" for name in sorted(there - of_driver))
     yield from (f"draft {path}" for folder in here for path in sorted((state / "containers" / folder).glob(".*")))
+
+
+def _ns_driver(state: Path, container: str) -> str:
+    """The driver that made a running container; no name when the server knows of none."""
+    record = state / "containers" / container / "init.json"
+    return str(json.loads(record.read_text())["driver"]) if record.exists() else ""
 
 
 def _of_machine(platform: Platform) -> list[str]:
@@ -180,5 +191,5 @@ def _runtime_processes(home: Path) -> Iterator[tuple[int, str]]:
                 words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has just ended
-            if str(home) in words and re.match(r"(\S*/)?(runc|crun|hostler-launch) ", words):
+            if str(home) in words and re.match(r"(\S*/)?(runc|crun|hostler-launch|hostler-enter) ", words):
                 yield int(entry.name), words.strip()
