@@ -5,8 +5,8 @@ container's ``/proc`` and ``/sys`` from outside, in the container's mount namesp
 anew, and taken away when it is dead, which leaves the server's own files to see. Nothing of it is in the runtime's configuration,
 and no container ever waits for it.
 
-The list of binds is :func:`views`; which of them a container has now, :func:`bound` tells from the kernel. For a checkpoint they are
-external mounts (``--external mnt[/proc/meminfo]:KEY``), or are taken away with :func:`detach` and laid anew with :func:`attach`.
+The list of binds is :func:`views`; which of them a container has now, :func:`bound` tells from the kernel. A frozen container has none,
+so that a checkpoint knows nothing of lxcfs, and is restored on a server that has another or none.
 """
 
 from __future__ import annotations
@@ -132,6 +132,14 @@ def offer(host: Host, init: Identity) -> bool:
     except HostFailure as failure:
         log.warning("a container sees the server's figures instead of its own", pid=init.pid, error=failure.message)
         return False
+
+
+def withdraw(init: Identity) -> None:
+    """:func:`detach` for whom it must not hold up: what the kernel refuses goes to the log."""
+    try:
+        detach(init)
+    except HostFailure as failure:
+        log.warning("a container keeps files of lxcfs", pid=init.pid, error=failure.message)
 
 
 def _bound_or_none(init: Identity) -> dict[str, tuple[int, int]] | None:

@@ -15,8 +15,7 @@ from hostler.core.messages import Batch
 from hostler.core.names import Id
 from hostler.core.specs import ContainerSpec, ExecSpec
 from hostler.core.units import Rate, Size
-from hostler.host import guest, lxcfs
-from hostler.host.pidfd import Identity
+from hostler.host import guest
 from hostler.node.verbs import Nothing, Payload, Server, Verb, spec_of
 
 
@@ -115,8 +114,6 @@ def sandbox_create(server: Server, batch: Batch, _: Nothing) -> dict[str, Any]:
     plan = server.drivers.storage(spec.drivers.storage).root_plan(spec.id)
     cgroup = server.drivers.limits(spec.drivers.limits).create(spec.id, spec.limits, spec.account, spec.account_weight)
     sandbox = server.drivers.ns(spec.drivers.ns).create(spec, plan, cgroup)
-    if sandbox.pid is not None and sandbox.started_at is not None:
-        lxcfs.offer(server.host, Identity(sandbox.pid, sandbox.started_at))
     server.nudge(spec.id)
     return {"pid": sandbox.pid, "started_at": sandbox.started_at}
 

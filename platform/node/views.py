@@ -8,8 +8,7 @@ import time
 import structlog
 
 from hostler.contracts.driver import Host
-from hostler.core.errors import HostFailure
-from hostler.host import guest, lxcfs
+from hostler.host import freezer, guest, lxcfs
 
 log = structlog.get_logger()
 
@@ -57,10 +56,7 @@ class Views(threading.Thread):
         record = guest.read_init(self._host, container)
         if record is None or not record.identity.alive():
             return
-        if shown:
+        if shown and not freezer.frozen(record.cgroups):  # a frozen one is about to be checkpointed
             lxcfs.offer(self._host, record.identity)
-            return
-        try:
-            lxcfs.detach(record.identity)
-        except HostFailure as failure:
-            log.warning("a container has files of a dead lxcfs", container=container, error=failure.message)
+        if not shown:
+            lxcfs.withdraw(record.identity)

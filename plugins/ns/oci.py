@@ -31,7 +31,7 @@ from hostler.contracts.storage import IdmapMount, OverlayMount, RootPlan
 from hostler.core.errors import Conflict, HostFailure, Invalid, NotFound
 from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec, IdRange
 from hostler.core.units import format_size
-from hostler.host import cgroups, freezer, guest, mountinfo, seccomp
+from hostler.host import cgroups, freezer, guest, lxcfs, mountinfo, seccomp
 from hostler.host.pidfd import Identity, ended
 from hostler.host.process import run
 from hostler_plugins.ns import bundle, landing
@@ -194,12 +194,15 @@ class Oci(Ns):
         record = self._record(container)
         if record is None or state != "running":
             raise Conflict(f"container {container} is not running", hint="only a running one can be frozen", code="wrong_state")
+        lxcfs.withdraw(record.identity)  # before, since it takes milliseconds, of which a move must not cost any
         freezer.freeze(record.cgroups, _FREEZE_TIMEOUT)
+        lxcfs.withdraw(record.identity)  # what the watch laid over just then
 
     def thaw(self, container: str) -> None:
         record = self._record(container)
         if record is not None:
             freezer.thaw(record.cgroups)
+            lxcfs.offer(self.host, record.identity)
 
     def delete(self, container: str) -> None:
         if self._is_foreign(container):
@@ -249,6 +252,7 @@ class Oci(Ns):
         cgroup = Cgroup.model_validate_json((self._bundles / container / "cgroup.json").read_text())
         record = guest.InitRecord(pid=init.pid, started_at=init.started_at, cgroups=cgroup.parents, driver=self.name)
         guest.write_init(self.host, container, record)
+        lxcfs.offer(self.host, init)
         guest.nudge(self.host, container)
         return self.inspect(container)
 
@@ -309,6 +313,7 @@ class Oci(Ns):
         if init is None:
             raise HostFailure("the container's init ended before it was started", hint=_last_words(folder))
         self._hold_devices(cgroup)
+        lxcfs.offer(self.host, init)
         record = guest.InitRecord(pid=init.pid, started_at=init.started_at, cgroups=cgroup.parents, driver=self.name)
         guest.write_init(self.host, spec.id, record)
         guest.nudge(self.host, spec.id)

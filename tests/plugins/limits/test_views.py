@@ -70,12 +70,11 @@ def service(world: World) -> Iterator[Lxcfs]:
 
 
 def up(world: World, limits: Limits = SMALL) -> tuple[ContainerSpec, Identity]:
-    """A running container, offered the server's lxcfs as the worker does."""
+    """A running container."""
     spec = world.spec("sleep", "1000", limits=limits)
     sandbox, _ = world.create(spec)
     assert sandbox.pid is not None and sandbox.started_at is not None
     init = Identity(sandbox.pid, sandbox.started_at)
-    lxcfs.offer(world.host, init)
     world.ns.start(spec.id)
     return spec, init
 
@@ -160,6 +159,16 @@ def test_detached_and_attached_as_around_a_checkpoint(service: Lxcfs) -> None:
     lxcfs.detach(init)
 
 
+def test_a_frozen_container_has_none_of_it_and_a_thawed_one_all(service: Lxcfs) -> None:
+    world = service.world
+    spec, init = up(world)
+    world.ns.freeze(spec.id)
+    Views(world.host).look()
+    assert lxcfs.bound(init.pid) == {}
+    world.ns.thaw(spec.id)
+    assert total(world, spec) == 64 * MIB
+
+
 def test_the_servers_own_processes_are_never_touched(service: Lxcfs) -> None:
     me = Identity.of(os.getpid())
     assert me is not None
@@ -175,7 +184,10 @@ def test_it_costs_little(service: Lxcfs) -> None:
         spec = world.spec("sleep", "1000")
         sandbox, _ = world.create(spec)
         assert sandbox.pid is not None and sandbox.started_at is not None
+        init = Identity(sandbox.pid, sandbox.started_at)
+        assert lxcfs.bound(init.pid)
+        lxcfs.detach(init)
         began = time.perf_counter()
-        assert lxcfs.offer(world.host, Identity(sandbox.pid, sandbox.started_at))
+        assert lxcfs.offer(world.host, init)
         times.append((time.perf_counter() - began) * 1000)
     assert statistics.median(times) < 10, times
