@@ -1,0 +1,1 @@
+"""Checkpoint images and the migration protocol, free of any driver."""
