@@ -178,6 +178,8 @@ def clean_drafts(folder: Path) -> list[str]:
 
 def _abandoned(path: Path) -> bool:
     """Remove a draft if nobody holds it; whether it was removed here."""
+    if path.is_symlink():  # none of ours, whatever its name
+        return False
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:  # its writer was done just now
