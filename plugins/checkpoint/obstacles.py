@@ -5,13 +5,14 @@ CRIU finds out too, but only with the container frozen, and says it in its own w
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hostler.contracts.checkpoint import Obstacle, Shape
-from hostler.host import cgroups
+from hostler.host import cgroups, lxcfs
 
 #: Anonymous inodes that cannot be taken along → what they are called.
 _ANONYMOUS = {"[io_uring]": "an io_uring", "[perf_event]": "a performance counter", "bpf-map": "a BPF map", "bpf-prog": "a BPF program", "[userfaultfd]": "a userfaultfd",
@@ -75,10 +76,11 @@ def _of_process(process: _Process, shape: Shape, namespace: str) -> Iterator[Obs
                 code="nested_namespace", message=f"process {process.pid} ({process.name}) has a {kind} namespace of its own",
                 remedy="end the container or sandbox that runs inside of this one",
             )
-    yield from _of_files(process)
+    yield from _of_files(process, set(lxcfs.bound(shape.pid).values()))
 
 
-def _of_files(process: _Process) -> Iterator[Obstacle]:
+def _of_files(process: _Process, views: set[tuple[int, int]]) -> Iterator[Obstacle]:
+    """``views``: device numbers of the file systems that show a container its limits, and are taken away for the checkpoint."""
     folder = Path(f"/proc/{process.pid}/fd")
     for entry in os.listdir(folder):
         try:
@@ -86,12 +88,26 @@ def _of_files(process: _Process) -> Iterator[Obstacle]:
             info = (folder / entry).stat()
         except (FileNotFoundError, ProcessLookupError):
             continue
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # a file of a dead lxcfs
+                raise
+            yield _of_view(process, target)
+            continue
+        if (os.major(info.st_dev), os.minor(info.st_dev)) in views:
+            yield _of_view(process, target)
         what = next((name for kind, name in _ANONYMOUS.items() if target.startswith("anon_inode:") and kind in target), None)
         if what is not None:
             yield Obstacle(code="io_uring" if "io_uring" in what else "special_file", message=f"process {process.pid} ({process.name}) has {what} open",
                            remedy="end the program, or have it run without")
         elif target.startswith("/dev/") and info.st_rdev and os.major(info.st_rdev) not in _MAJORS:
             yield Obstacle(code="device", message=f"process {process.pid} ({process.name}) has the device {target} open", remedy="close it")
+
+
+def _of_view(process: _Process, target: str) -> Obstacle:
+    return Obstacle(
+        code="limits_file", message=f"process {process.pid} ({process.name}) keeps {target} open, through which it sees the container's limits",
+        remedy="end it: programs such as top keep such files open",
+    )
 
 
 def _below(pid: int, init: int) -> bool:

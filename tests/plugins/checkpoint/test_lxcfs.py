@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from hostler.core.errors import Conflict
 from hostler.host import lxcfs, mounts
 from tests.plugins.checkpoint.conftest import Node
 from tests.plugins.checkpoint.test_criu import dumped, frozen
@@ -62,3 +63,18 @@ def _arrives(node: Node, container: str, pid: int, images: Path, *, seen: bool) 
     assert bool(lxcfs.bound(pid)) == seen
     said = node.world.sh(node.world.made[container], "cat /proc/meminfo /proc/uptime")
     assert said.exit_code == 0 and said.stdout.startswith("MemTotal:")
+
+
+def test_a_program_that_keeps_such_a_file_open_is_named(nodes: tuple[Node, Node], tmp_path: Path) -> None:
+    here, _ = nodes
+    with served(here):
+        spec = here.world.up("sh", "-c", "exec 3</proc/meminfo; read first <&3; touch /tmp/open; while :; do sleep 1; done")
+        eventually(lambda: (here.world.root_of(spec) / "tmp/open").exists())
+        obstacles = here.criu.examine(here.world.ns.shape(spec.id))  # of the shell, and of its sleep, which inherits it
+        assert {one.code for one in obstacles} == {"limits_file"}
+        assert all("keeps /proc/meminfo open" in one.message and one.remedy for one in obstacles)
+        here.world.ns.freeze(spec.id)
+        with pytest.raises(Conflict, match="cannot be checkpointed"):
+            dumped(here, spec, tmp_path / "d")
+        here.world.ns.thaw(spec.id)
+        assert here.world.sh(spec, "cat /proc/meminfo").exit_code == 0
