@@ -143,6 +143,7 @@ def booted(folder: Path, libexec: Path, archive: Path, names: DriverNames) -> It
     """A server from boot to the end, when nothing of it is left."""
     installation = "v" + new_id(6)
     where = lab.add_server(installation, "alpha", "198.18.0.11/15", "fd00:686f:7374::b/48")
+    lab.connect_machine(installation, "198.18.0.1/15", "fd00:686f:7374::1/48")
     small: dict[str, Any] = {"reserve": 8 * MIB}
     settings: dict[str, dict[str, Any]] = {
         "net:bridge": {"uplink": lab.UPLINK},
