@@ -178,10 +178,10 @@ def _opened(origin: Origin) -> Iterator[Source]:
 def _file(path: Path) -> io.FileIO:
     """Opened without waiting for what a pipe or a device in its place would make wait."""
     with told_of(path):
-        file = io.FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY), "rb")
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return file
-    file.close()
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return io.FileIO(handle, "rb")
+    os.close(handle)
     raise Invalid(f"{path} is no regular file", hint="name a checkpoint's file")
 
 
