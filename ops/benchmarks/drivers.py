@@ -176,7 +176,7 @@ def show_many(spec: str, counts: tuple[int, ...], found: dict[str, list[float]])
 def main(drivers: tuple[str, ...], rounds: int, volumes: int, seconds: float) -> None:
     """DRIVERS are group:name or a group; without any, all that can be measured. Needs root."""
     quiet()
-    console = Console(width=120)
+    console = Console(width=120, emoji=False)
     libexec = Path(tempfile.mkdtemp(prefix="hostler-bench-libexec-"))
     try:
         native.build(libexec)

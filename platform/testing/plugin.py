@@ -2,6 +2,7 @@
 
     pytest --pyargs hostler.testing --driver storage:btrfs
     pytest --pyargs hostler.testing --driver net:mine --driver-settings '{"uplink": "{uplink}"}'
+    pytest --pyargs hostler.testing --driver all --driver-table docs/drivers.md
 
 Without ``--driver`` it does nothing. ``--driver`` may be given several times; all but those of the fakes need root.
 """
@@ -9,12 +10,15 @@ Without ``--driver`` it does nothing. ``--driver`` may be given several times; a
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from hostler.testing import promises
 
 if TYPE_CHECKING:
     from hostler.testing.arenas.arena import Arena
@@ -23,12 +27,15 @@ _SUITE = Path(__file__).resolve().parent / "conformance"
 GROUPS = ("ns", "net", "storage", "limits", "images")
 _RESULTS = pytest.StashKey[dict[tuple[str, str], str]]()
 _PROMISES = pytest.StashKey[dict[str, str]]()
+_ALL = pytest.StashKey[bool]()
+_NOT_HERE = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--driver`` and its companions."""
     group = parser.getgroup("hostler", "conformance of Hostler's drivers")
-    group.addoption("--driver", action="append", default=[], metavar="GROUP:NAME", help="the driver to test; may be given several times")
+    group.addoption("--driver", action="append", default=[], metavar="GROUP:NAME", help="the driver to test; may be given several times; all: every installed one that can be used here")
+    group.addoption("--driver-table", type=Path, metavar="FILE", help="a document whose table of drivers and promises is brought up to date")
     group.addoption("--driver-settings", metavar="JSON", help="its settings; {folder}, {small} and {uplink} stand for places that the suite makes")
     group.addoption("--driver-kills", type=int, metavar="N", help="how often a worker is killed in each verb (default 8; 5 for ns)")
     group.addoption("--driver-small", choices=("tmpfs", "ext4"), default="tmpfs", help="what {small} is; ext4 is one with project quotas, which the kernel must have")
@@ -38,11 +45,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """The marker, and where results are kept."""
     config.addinivalue_line("markers", "promise(id, sentence): what a driver promises and the test checks")
-    for spec in config.getoption("--driver"):
+    chosen: list[str] = config.getoption("--driver")
+    config.stash[_ALL] = "all" in chosen
+    config.stash[_NOT_HERE] = {}
+    if config.stash[_ALL]:
+        chosen[:] = list(dict.fromkeys([*_installed(), *(spec for spec in chosen if spec != "all")]))
+    for spec in chosen:
         if spec.partition(":")[0] not in GROUPS or not spec.partition(":")[2]:
             raise pytest.UsageError(f"--driver {spec}: write group:name with a group of {', '.join(GROUPS)}")
     config.stash[_RESULTS] = {}
     config.stash[_PROMISES] = {}
+
+
+def _installed() -> list[str]:
+    """Every driver that a package brings, of the groups that the suite is for. One that cannot be imported is none of them."""
+    from importlib.metadata import entry_points
+
+    return [f"{group}:{point.name}" for group in GROUPS for point in sorted(entry_points(group=f"hostler.{group}"), key=lambda point: point.name)]
 
 
 def _in_suite(path: Path) -> bool:
@@ -84,29 +103,29 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     if mark is not None and spec is not None and "arena" in spec.params:
         results, key = item.config.stash[_RESULTS], (spec.params["arena"], mark.args[0])
         if report.failed:
-            results[key] = "BROKEN"
+            results[key] = promises.BROKEN
         elif report.skipped:
-            results.setdefault(key, "-")
-        elif report.when == "call" and results.get(key) != "BROKEN":
-            results[key] = "kept"
+            results.setdefault(key, promises.NOT_ASKED)
+        elif report.when == "call" and results.get(key) != promises.BROKEN:
+            results[key] = promises.KEPT
     return report
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """The table of drivers and promises."""
-    results = config.stash[_RESULTS]
+    for spec, why in config.stash[_NOT_HERE].items():
+        terminalreporter.write_line(f"{spec} was left out: {why}")
+    results = {key: fared for key, fared in config.stash[_RESULTS].items() if key[0] not in config.stash[_NOT_HERE]}
     if not results:
         return
-    results = {key: results[key] for key in sorted(results)}
-    drivers = list(dict.fromkeys(driver for driver, _ in results))
-    promises = config.stash[_PROMISES]
-    width = max(len(promise) for promise in promises)
-    columns = [max(len(driver), 6) for driver in drivers]
     terminalreporter.section("promises")
-    terminalreporter.write_line(" ".join(["promise".ljust(width), *(driver.ljust(size) for driver, size in zip(drivers, columns, strict=True)), "what it says"]))
-    for promise, sentence in promises.items():
-        cells = [results.get((driver, promise), "").ljust(size) for driver, size in zip(drivers, columns, strict=True)]
-        terminalreporter.write_line(" ".join([promise.ljust(width), *cells, sentence]), red=any("BROKEN" in cell for cell in cells))
+    for line, bad in promises.lines(results, config.stash[_PROMISES]):
+        terminalreporter.write_line(line, red=bad)
+    document: Path | None = config.getoption("--driver-table")
+    if document is not None:
+        text = promises.document(document.read_text(), results, config.stash[_PROMISES], f"Linux {platform.release()}")
+        document.write_text(text)
+        terminalreporter.write_line(f"written to {document}")
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +146,7 @@ def driver_libexec(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 def arena(request: pytest.FixtureRequest, driver_libexec: Path) -> Iterator[Arena]:
     """The environment of a driver, made for one test and removed after it."""
     from hostler.testing.arenas import ARENAS
+    from hostler.testing.arenas.arena import NotUsable
 
     folder = Path(tempfile.mkdtemp(prefix="hst-kit-", dir=request.config.getoption("basetemp") or os.environ.get("TMPDIR", "/var/tmp")))
     folder.chmod(0o755)
@@ -140,7 +160,13 @@ def arena(request: pytest.FixtureRequest, driver_libexec: Path) -> Iterator[Aren
     try:
         if not made.fake and os.geteuid() != 0:
             pytest.skip("drivers of real things need root")
-        made.open()
+        try:
+            made.open()
+        except NotUsable as error:
+            if not request.config.stash[_ALL]:
+                raise
+            request.config.stash[_NOT_HERE][request.param] = error.message
+            pytest.skip(error.message)
         yield made
     finally:
         made.close()

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter, ValidationError
+
+from hostler.core.errors import Invalid
+from hostler.core.units import Rate
 from hostler.host.netlink import Netlink
 from hostler_plugins.net.names import shaper
 
@@ -19,6 +23,20 @@ _LEAST_QUEUE = 64 << 10
 _QUEUE_SECONDS = 0.05
 #: The slowest there is, in bit/s: a bucket knows no zero.
 SLOWEST = 8_000
+#: The fastest, in bit/s: what a faster link keeps waiting would not fit the kernel's 32 bits of bytes.
+FASTEST = 400_000_000_000
+
+
+_RATE: TypeAdapter[int | None] = TypeAdapter(Rate | None)
+
+
+def check(*asked: int | None) -> None:
+    """Raise :class:`Invalid` for what no link's record can hold."""
+    for rate in asked:
+        try:
+            _RATE.validate_python(rate)
+        except ValidationError as error:
+            raise Invalid(f"{rate} bit/s is no rate: {error.errors()[0]['msg']}", hint="give bits per second, or none for no limit") from error
 
 
 @dataclass(frozen=True)
@@ -31,8 +49,8 @@ class Bucket:
 
     @classmethod
     def of(cls, rate: int) -> Bucket:
-        """For a rate in bit/s. Below :data:`SLOWEST` it is that: as good as closed."""
-        bytes_per_second = max(rate, SLOWEST) // 8
+        """For a rate in bit/s. Below :data:`SLOWEST` it is that, as good as closed; above :data:`FASTEST` that, as good as open."""
+        bytes_per_second = min(max(rate, SLOWEST), FASTEST) // 8
         burst = max(_LEAST_BURST, int(bytes_per_second * _BURST_SECONDS))
         return cls(bytes_per_second, burst, burst + max(_LEAST_QUEUE, int(bytes_per_second * _QUEUE_SECONDS)))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hostler.core.specs import Link
+from hostler.host.failures import explained
 
 
 class Record(BaseModel):
@@ -22,6 +23,9 @@ class Record(BaseModel):
 
     container: str
     link: Link
+    pid: int = 0
+    """A process in the link's network namespace, and that namespace's inode: where the server itself has no end of the link."""
+    namespace: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,16 @@ class Records:
     folder: Path
 
     def write(self, name: str, record: Record) -> None:
-        """Keep a record, in place of an older one. Atomic."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Keep a record, in place of an older one. Atomic. Raises :class:`NoRoom` on a full disk."""
         temporary = self.folder / f".{name}"
-        temporary.write_text(record.model_dump_json())
-        os.replace(temporary, self.folder / name)
+        with explained(f"keep a record of link {name}"):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                temporary.write_text(record.model_dump_json())
+                os.replace(temporary, self.folder / name)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
 
     def read(self, name: str) -> Record | None:
         """None where there is no record, or one that another version wrote and this one cannot read."""

@@ -190,6 +190,7 @@ class Veths(Net):
         return {element.link: owner for element, owner in elements.held(self._nft.listing(command), self.sets)}
 
     def shape(self, container: str, rate_in: int | None, rate_out: int | None) -> None:
+        rates.check(rate_in, rate_out)
         alias = self._names.alias(container)
         with netlink.opened() as host:
             for link in self._links(host, container):

@@ -32,6 +32,7 @@ from hostler.core.errors import Conflict, HostFailure, Invalid, NotFound
 from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec, IdRange
 from hostler.core.units import format_size
 from hostler.host import cgroups, freezer, guest, lxcfs, mountinfo, seccomp
+from hostler.host.failures import explained
 from hostler.host.pidfd import Identity, ended
 from hostler.host.process import run
 from hostler_plugins.ns import bundle, landing
@@ -131,7 +132,8 @@ class Oci(Ns):
         for attempt in range(_TRIES):
             self._destroy(spec.id)
             try:
-                return self._create(spec, root, cgroup)
+                with explained(f"create container {spec.id}"):
+                    return self._create(spec, root, cgroup)
             except BaseException as error:
                 self._destroy(spec.id)
                 if not _is_in_the_way(error) or attempt == _TRIES - 1:
@@ -304,7 +306,7 @@ class Oci(Ns):
     def _create(self, spec: ContainerSpec, root: RootPlan, cgroup: Cgroup) -> Sandbox:
         folder = self._bundles / spec.id
         folder.mkdir(mode=0o700)
-        (folder / "cgroup.json").write_text(cgroup.model_dump_json())
+        guest.write_whole(folder / "cgroup.json", cgroup.model_dump_json())
         inside = guest.make_guest(self.host, spec.id, spec.ids.base, bundle.guest_files(spec))
         guest.unexpect_exit(self.host, spec.id)
         (folder / "config.json").write_text(json.dumps(self._config(spec, inside, cgroup)))
@@ -322,7 +324,7 @@ class Oci(Ns):
     def _land(self, spec: ContainerSpec, root: RootPlan, cgroup: Cgroup) -> Landing:
         folder = self._bundles / spec.id
         folder.mkdir(mode=0o700)
-        (folder / "cgroup.json").write_text(cgroup.model_dump_json())
+        guest.write_whole(folder / "cgroup.json", cgroup.model_dump_json())
         inside = guest.make_guest(self.host, spec.id, spec.ids.base, bundle.guest_files(spec))
         guest.unexpect_exit(self.host, spec.id)
         init = self.host.libexec / "hostler-init"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from hostler.contracts.driver import Driver
-from hostler.core.errors import HostlerError
+from hostler.core.errors import HostlerError, Unsupported
 from hostler.core.units import MIB
 from hostler.host import loop, mounts, netns
 from hostler.host.process import run
@@ -22,6 +22,7 @@ from hostler.testing.subjects import Recipe, host_for
 from hostler.testing.zygote import Call, Zygote, shared
 
 _SMALL = 192 * MIB
+_RECORDS = 2 * MIB
 
 
 @dataclass
@@ -39,6 +40,10 @@ class Scene:
         return self.call[0]
 
 
+class NotUsable(Unsupported):
+    """The driver says that this host lacks what it cannot do without."""
+
+
 class Arena(ABC):
     """The environment of one driver in one test. Everything it makes is gone after :meth:`close`."""
 
@@ -47,6 +52,8 @@ class Arena(ABC):
     kill_rounds: int = 8
     small: str = "tmpfs"
     """What ``{small}`` is: a ``tmpfs``, or an ``ext4`` with project quotas."""
+    small_records: ClassVar[bool] = False
+    """Whether the driver keeps nothing but small records in the node's folder, which is then on a file system of its own."""
     settling: ClassVar[float] = 0.0
     """Seconds that programs which a killed worker had started are given to end."""
 
@@ -91,8 +98,14 @@ class Arena(ABC):
         """Make the environment, and set the driver up."""
         if self._needs_small:
             self._make_small(self.folder / "small")
+        if self.small_records and not self.fake:
+            self.recipe.host.state_dir.mkdir()
+            mounts.mount("tmpfs", self.recipe.host.state_dir, "tmpfs", options=f"size={_RECORDS},mode=0755")
         self.prepare()
         with self.inside():
+            blocking = [lack.what for lack in self.driver.probe().lacks if lack.blocks]
+            if blocking:
+                raise NotUsable(f"driver {self.spec} cannot be used here: {'; '.join(blocking)}", hint="run the suite on a host that has it")
             self.driver.setup()
         self.furnish()
 
@@ -140,6 +153,20 @@ class Arena(ABC):
     @abstractmethod
     def hostile(self, name: str) -> list[Call]:
         """Calls in which ``name`` stands for a thing: those that make something first."""
+
+    @contextlib.contextmanager
+    def filled(self) -> Iterator[None]:
+        """Not a byte is free in the node's folder, for the block's time."""
+        ballast = self.recipe.host.state_dir / "ballast"
+        try:
+            with ballast.open("wb", buffering=0) as file:
+                for size in (4096, 1):
+                    with contextlib.suppress(OSError):  # that it is full
+                        while True:
+                            file.write(b"x" * size)
+            yield
+        finally:
+            ballast.unlink()
 
     # --- how it is asked
 

@@ -23,6 +23,8 @@ _FAKE_PID = 1 << 23
 class LimitsArena(Arena):
     """See the module."""
 
+    small_records = True
+
     def __init__(self, spec: str, folder: Path, libexec: Path, settings: str | None) -> None:
         super().__init__(spec, folder, libexec, settings)
         self._sleepers: list[subprocess.Popen[bytes]] = []

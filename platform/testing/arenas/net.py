@@ -39,6 +39,7 @@ class NetArena(Arena):
     """See the module."""
 
     one_thing = False
+    small_records = True
 
     def __init__(self, spec: str, folder: Path, libexec: Path, settings: str | None) -> None:
         super().__init__(spec, folder, libexec, settings)
@@ -49,11 +50,21 @@ class NetArena(Arena):
         """The driver by its contract."""
         return cast(Net, self.driver)
 
+    def link(self, number: int, **more: object) -> Link:
+        """A link with an address of its own; in a tenant's network, where the driver makes those."""
+        network = {"network": 7} if self.net.capabilities.tenant_networks else {}
+        return link(number, **(network | more))
+
     def prepare(self) -> None:
         if not self.fake:
             server = lab.add_server(self.recipe.host.installation, "alpha", "198.18.0.11/15", "fd00:686f:7374::b/48")
             self.recipe = Recipe(self.spec, self.recipe.host, server)
             del self.__dict__["driver"]
+
+    def link(self, number: int, **more: object) -> Link:
+        """A link with an address of its own, in a network that the driver has."""
+        can = self.net.capabilities
+        return link(number, **({"network": 7} if can.tenant_networks and not can.shared_l2 else {}) | more)
 
     def pid(self, number: int) -> int:
         """A process in user and network namespaces of its own."""
@@ -69,7 +80,7 @@ class NetArena(Arena):
 
     def scenes(self, number: int = 0) -> list[Scene]:
         container = f"c0{number}"
-        make: Call = ("attach", (container, link(number), self.pid(number)))
+        make: Call = ("attach", (container, self.link(number), self.pid(number)))
         drop: Call = ("detach", (container,))
         scenes = [
             Scene([], make, [drop], owner=container),
@@ -81,7 +92,7 @@ class NetArena(Arena):
             scenes.append(Scene([make], ("set_firewall", (container, _RULES)), [drop], owner=container))
         if can.hold:
             hold: Call = ("hold", (container,))
-            still: Call = ("attach", (container, link(number), self.pid(number), True))
+            still: Call = ("attach", (container, self.link(number), self.pid(number), True))
             release: Call = ("release", (container,))
             scenes += [Scene([make], hold, [drop], owner=container), Scene([make, hold], release, [drop], owner=container)]
             scenes += [Scene([], still, [drop], owner=container), Scene([still], release, [drop], owner=container)]
@@ -103,13 +114,13 @@ class NetArena(Arena):
     def refusals(self) -> dict[str, list[Call]]:
         pid = self.pid(0)
         return {
-            "firewall": [("set_firewall", ("c0r", _RULES)), ("attach", ("c0r", link(0, firewall=_RULES), pid))],
-            "hold": [("hold", ("c0r",)), ("release", ("c0r",)), ("attach", ("c0r", link(0), pid, True))],
-            "tenant_networks": [("attach", ("c0r", link(0, network=7), pid))],
+            "firewall": [("set_firewall", ("c0r", _RULES)), ("attach", ("c0r", self.link(0, firewall=_RULES), pid))],
+            "hold": [("hold", ("c0r",)), ("release", ("c0r",)), ("attach", ("c0r", self.link(0), pid, True))],
+            "tenant_networks": [("attach", ("c0r", self.link(0, network=7), pid))],
         }
 
     def hostile(self, name: str) -> list[Call]:
-        return [("attach", (name, link(0), self.pid(0))), ("shape", (name, None, None)), ("counters", (name,)), ("detach", (name,))]
+        return [("attach", (name, self.link(0), self.pid(0))), ("shape", (name, None, None)), ("counters", (name,)), ("detach", (name,))]
 
     def traces(self) -> set[str]:
         """Files, and interfaces of the server."""

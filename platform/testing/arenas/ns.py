@@ -29,6 +29,7 @@ class NsArena(Arena):
     """See the module."""
 
     one_thing = False
+    small_records = True
     kill_rounds = 5
     settling = 0.3
 

@@ -209,3 +209,23 @@ def test_hostile_names(arena: Arena) -> None:
             assert raised.value.message, call
         assert arena.traces() <= before, f"{name!r} left {sorted(arena.traces() - before)}"
         assert arena.inventory() == present, name
+
+
+@pytest.mark.promise("full-disk", "where the node's own folder is full a verb succeeds or says so, leaves nothing, and what undoes it works")
+def test_full_disk(arena: Arena) -> None:
+    if arena.fake or not arena.small_records:
+        pytest.skip("it keeps more than records there, or plain files alone")
+    for scene in arena.scenes():  # what the first use of a verb makes for good is no leak
+        arena.do_all([*scene.before, scene.call, *scene.after])
+    for scene in arena.scenes():
+        before, traces = arena.inventory(), arena.traces()
+        arena.do_all(scene.before)
+        with arena.filled():
+            try:
+                arena.do(scene.call)
+            except HostlerError as error:
+                assert error.message and error.hint, f"{scene.verb} says too little: {error!r}"
+            arena.do_all(scene.after)
+        arena.do_all(scene.after)
+        assert arena.inventory() == before, f"something is left of {scene.verb} on a full disk"
+        assert arena.traces() <= traces, f"{scene.verb} on a full disk left {sorted(arena.traces() - traces)}"

@@ -128,6 +128,31 @@ def test_full_pool(arena: StorageArena) -> None:
     arena.storage.create("v01", IMAGE, SIZE)
 
 
+@pytest.mark.promise("empty", "an empty pool answers every question, and an image without a file is one")
+def test_empty_pool(arena: StorageArena) -> None:
+    storage = arena.storage
+    storage.remove_image(IMAGE)
+    assert not storage.has_image(IMAGE)
+    assert IMAGE not in {owner for _, owner in arena.inventory()}
+    with pytest.raises(NotFound):
+        storage.create("v01", IMAGE, SIZE)
+    free, total = storage.free()
+    assert 0 < free <= total
+    storage.add_image("e0e0", lambda folder: None)
+    storage.create("v01", "e0e0", SIZE)
+    assert storage.usage("v01").used < SIZE
+    with arena.root("v01") as root:
+        assert os.listdir(root) == []
+        (root / "first").write_text("here")
+    if storage.capabilities.snapshot:
+        storage.snapshot("v01", "s1")
+        storage.rollback("v01", "s1")
+    with arena.root("v01") as root:
+        assert os.listdir(root) == ["first"]
+    storage.delete("v01")
+    storage.remove_image("e0e0")
+
+
 @pytest.mark.promise("free", "free tells bytes free and in all, and the first is never above the second")
 def test_free(arena: StorageArena) -> None:
     free, total = arena.storage.free()
