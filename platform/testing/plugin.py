@@ -119,11 +119,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not results:
         return
     terminalreporter.section("promises")
-    for line, bad in promises.lines(results, config.stash[_PROMISES]):
+    sentences = config.stash[_PROMISES]
+    for line, bad in promises.lines(results, sentences):
         terminalreporter.write_line(line, red=bad)
     document: Path | None = config.getoption("--driver-table")
     if document is not None:
-        text = promises.document(document.read_text(), results, config.stash[_PROMISES], f"Linux {platform.release()}")
+        text = promises.document(document.read_text(), results, sentences, f"Linux {platform.release()}")
         document.write_text(text)
         terminalreporter.write_line(f"written to {document}")
 

@@ -50,11 +50,6 @@ class NetArena(Arena):
         """The driver by its contract."""
         return cast(Net, self.driver)
 
-    def link(self, number: int, **more: object) -> Link:
-        """A link with an address of its own; in a tenant's network, where the driver makes those."""
-        network = {"network": 7} if self.net.capabilities.tenant_networks else {}
-        return link(number, **(network | more))
-
     def prepare(self) -> None:
         if not self.fake:
             server = lab.add_server(self.recipe.host.installation, "alpha", "198.18.0.11/15", "fd00:686f:7374::b/48")
