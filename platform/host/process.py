@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import structlog
 
@@ -45,6 +45,16 @@ class Result:
         return " ".join(self.stderr.decode("utf-8", "replace").split())[-_TAIL:]
 
 
+class Streams(Protocol):
+    """A program's pipes that must be served while it runs, as it would wait for us otherwise."""
+
+    def awaited(self) -> Mapping[int, int]:
+        """File descriptors and the events of ``poll(2)`` at which they are to be served."""
+
+    def serve(self, handle: int) -> None:
+        """Do what can be done with one of them without waiting."""
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """What programs see of our environment: a short list, so that no secret of ours reaches them."""
     kept = {name: os.environ[name] for name in _SAFE_ENV if name in os.environ}
@@ -63,12 +73,14 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
+    streams: Streams | None = None,
 ) -> Result:
     """Run a program to its end.
 
     ``timeout`` is in seconds; after it the program's whole process group is killed and :class:`Timeout`
     raised. With ``check`` an exit status other than 0 raises :class:`HostFailure` holding the end of its
-    error output. Output is captured unless ``stdout`` or ``stderr`` say where it goes.
+    error output. Output is captured unless ``stdout`` or ``stderr`` say where it goes; where all three say so, ``streams`` are
+    served until the program has ended.
     """
     words = tuple(str(word) for word in command)
     began = time.monotonic()
@@ -89,7 +101,7 @@ def run(
             hint="run `hostler doctor` on this server: it lists what is missing",
             code="program_missing" if isinstance(error, FileNotFoundError) else "program_failed",
         ) from error
-    out, err = _communicate(child, words, stdin if isinstance(stdin, bytes) else None, timeout)
+    out, err = _communicate(child, words, stdin if isinstance(stdin, bytes) else None, timeout, streams)
     result = Result(words, child.returncode, out, err, time.monotonic() - began)
     log.debug("ran", command=shlex.join(words), status=result.returncode, ms=round(result.seconds * 1000, 1))
     if check and result.returncode != 0:
@@ -102,12 +114,12 @@ def run(
 
 
 def _communicate(
-    child: subprocess.Popen[bytes], words: tuple[str, ...], stdin: bytes | None, timeout: float
+    child: subprocess.Popen[bytes], words: tuple[str, ...], stdin: bytes | None, timeout: float, streams: Streams | None
 ) -> tuple[bytes, bytes]:
     try:
         if child.stdin is None and child.stdout is None and child.stderr is None:
             # Popen.wait sleeps in doubling steps: what takes 35 ms would be seen to end after 63.
-            _wait(child.pid, timeout, words)
+            _wait(child.pid, timeout, words, streams)
         out, err = child.communicate(stdin, timeout=timeout)
     except subprocess.TimeoutExpired:
         kill_group(child.pid)
@@ -123,14 +135,23 @@ def _communicate(
     return out or b"", err or b""
 
 
-def _wait(pid: int, timeout: float, words: tuple[str, ...]) -> None:
+def _wait(pid: int, timeout: float, words: tuple[str, ...], streams: Streams | None) -> None:
     """Wait for a child to end, to be reaped by the caller. Raises :class:`subprocess.TimeoutExpired`."""
+    deadline = time.monotonic() + timeout
     handle = os.pidfd_open(pid)
     try:
-        poll = select.poll()
-        poll.register(handle, select.POLLIN)
-        if not poll.poll(timeout * 1000):
-            raise subprocess.TimeoutExpired(words, timeout)
+        while True:
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            for one, events in (streams.awaited() if streams else {}).items():
+                poll.register(one, events)
+            ready = [one for one, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
+            if handle in ready:
+                return
+            if streams is None or time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(words, timeout)
+            for one in ready:
+                streams.serve(one)
     finally:
         os.close(handle)
 

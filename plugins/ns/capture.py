@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 from types import TracebackType
 
 _CHUNK = 65_536
+#: What a pipe holds at most (``/proc/sys/fs/pipe-max-size``), in chunks, with some room.
+_MOST = 32
 
 
 class Capture:
-    """Three pipes, ``into``, ``out`` and ``err`` to be given to a program, fed and drained by a thread of their own.
+    """Three pipes, ``into``, ``out`` and ``err`` to be given to a program. Whoever waits for it serves them meanwhile
+    (:class:`hostler.host.process.Streams`).
 
     Leave the block when the program has ended: what is in the pipes by then is still taken; what a
     daemon left by it writes later is not.
@@ -20,29 +22,30 @@ class Capture:
 
     def __init__(self, limit: int, given: bytes = b"") -> None:
         self.limit = limit
-        self._given = memoryview(given)
         self.truncated = False
+        self._given = memoryview(given)
         self._kept: dict[int, bytearray] = {}
 
     def __enter__(self) -> Capture:
+        self.into, self._feed = os.pipe2(os.O_CLOEXEC)
         self._out, self.out = os.pipe2(os.O_CLOEXEC)
         self._err, self.err = os.pipe2(os.O_CLOEXEC)
-        self.into, self._feed = os.pipe2(os.O_CLOEXEC)
-        self._wake, self._stop = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._feed, False)
+        self._open = [self.into, self._feed, self._out, self.out, self._err, self.err]
+        for ours in (self._feed, self._out, self._err):
+            os.set_blocking(ours, False)
         for reader in (self._out, self._err):
-            os.set_blocking(reader, False)
             self._kept[reader] = bytearray()
-        self._thread = threading.Thread(target=self._drain, name="capture", daemon=True)
-        self._thread.start()
+        self._give()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._stop)
-        self._thread.join()
-        for handle in (self._out, self.out, self._err, self.err, self.into, self._wake):
+        for handle in (self._out, self._err):
+            for _ in range(_MOST):  # no more than a pipe holds, should a daemon go on writing
+                if not self._take(handle):
+                    break
+        for handle in self._open:
             os.close(handle)
 
     @property
@@ -55,40 +58,27 @@ class Capture:
         """What was kept of standard error."""
         return bytes(self._kept[self._err])
 
-    def _drain(self) -> None:
-        poll = select.poll()
-        for handle in (self._out, self._err, self._wake):
-            poll.register(handle, select.POLLIN)
-        feeding = self._give()
-        if feeding:
-            poll.register(self._feed, select.POLLOUT)
-        while True:
-            ready = [handle for handle, _ in poll.poll()]
-            stopping = self._wake in ready
-            if feeding and self._feed in ready:
-                poll.unregister(self._feed)
-                feeding = self._give()
-                if feeding:
-                    poll.register(self._feed, select.POLLOUT)
-            for handle in (self._out, self._err):
-                # at the end no more than a pipe holds, should a daemon go on writing
-                for _ in range(32 if stopping else 1):
-                    if not self._take(handle):
-                        break
-            if stopping:
-                if feeding:
-                    os.close(self._feed)
-                return
+    def awaited(self) -> dict[int, int]:
+        """File descriptors and the events of ``poll(2)`` at which they are to be served."""
+        feeding = {self._feed: select.POLLOUT} if self._feed in self._open else {}
+        return {self._out: select.POLLIN, self._err: select.POLLIN} | feeding
 
-    def _give(self) -> bool:
-        """Write what the command has room for; whether there is more. After the last of it the command finds the end."""
+    def serve(self, handle: int) -> None:
+        """Read or write what can be without waiting."""
+        if handle == self._feed:
+            self._give()
+        else:
+            self._take(handle)
+
+    def _give(self) -> None:
+        """Write what the command has room for. After the last of it the command finds the end."""
         try:
             while self._given:
                 self._given = self._given[os.write(self._feed, self._given[:_CHUNK]) :]
         except BlockingIOError:
-            return True
+            return
+        self._open.remove(self._feed)
         os.close(self._feed)
-        return False
 
     def _take(self, handle: int) -> bool:
         try:

@@ -56,11 +56,12 @@ class Command:
     def _run(self, process: dict[str, Any], group: Path, command: ExecSpec) -> ExecResult:
         options = enter.options(process, caller=os.getpid(), init=self.init, group=group, cgroups=self.cgroups, seccomp=self.seccomp)
         began = time.monotonic()
-        with Capture(command.output_limit, command.stdin.encode()) as capture, _report() as (reader, report), _words(process) as words:
+        with _report() as (reader, report), _words(process) as words:
             files = ["--report", str(report), "--words", str(words), str(len(process["args"]))]
-            result = self._enter([str(self.program), *options, *files], (report, words), capture, command.timeout)
-            if result is None:
-                cgroups.kill_all(group)
+            with Capture(command.output_limit, command.stdin.encode()) as capture:
+                result = self._enter([str(self.program), *options, *files], (report, words), capture, command.timeout)
+                if result is None:
+                    cgroups.kill_all(group)
             said = _said(reader)
         if result is not None and result.returncode != 0:
             self._check_started(result.returncode, capture.stderr, said)
@@ -76,7 +77,9 @@ class Command:
     def _enter(self, words: list[str], files: tuple[int, int], capture: Capture, timeout: float) -> Result | None:
         """None when the time was over."""
         try:
-            return run(words, timeout=timeout, check=False, stdin=capture.into, stdout=capture.out, stderr=capture.err, pass_fds=files)
+            return run(
+                words, timeout=timeout, check=False, stdin=capture.into, stdout=capture.out, stderr=capture.err, pass_fds=files, streams=capture
+            )
         except Timeout:
             return None
 
