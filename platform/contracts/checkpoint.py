@@ -105,9 +105,10 @@ class Checkpoint(Driver):
         """
 
     @abstractmethod
-    def restore(self, landing: Landing, images: Path, furnish: Callable[[int], None]) -> int:
+    def restore(self, landing: Landing, images: Path, furnish: Callable[[int], None], *, close_connections: bool = False) -> int:
         """Bring the processes back and hold them before they run. The host pid of the init.
 
+        ``close_connections``: TCP connections that were open come back closed, for a container whose peers have gone on without it.
         ``furnish`` is called with that pid as soon as its namespaces exist and before connections are restored: the network is to be made then.
         Any failure, one of ``furnish`` included, ends what was restored. The images are not changed. The
         folder must be on a file system that survives the caller: it holds who is held (:meth:`held`).
@@ -116,6 +117,10 @@ class Checkpoint(Driver):
     @abstractmethod
     def held(self, images: Path) -> int | None:
         """The init that is held over these images, or None: nothing is, or it was released."""
+
+    @abstractmethod
+    def was_released(self, images: Path) -> bool:
+        """Whether what was held over these images was let run."""
 
     @abstractmethod
     def release(self, images: Path) -> None:

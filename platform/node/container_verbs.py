@@ -52,7 +52,7 @@ class ExecPayload(Payload):
     command: ExecSpec
 
 
-def _remember(server: Server, spec: ContainerSpec) -> None:
+def remember(server: Server, spec: ContainerSpec) -> None:
     """Keep the spec on the server, so that whoever looks at the folder can tell what it is. Written atomically."""
     folder = server.host.container_dir(spec.id)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -62,7 +62,7 @@ def _remember(server: Server, spec: ContainerSpec) -> None:
 
 
 def remembered(server: Server, container: str) -> ContainerSpec | None:
-    """The spec that :func:`_remember` kept, or None."""
+    """The spec that :func:`remember` kept, or None."""
     try:
         return ContainerSpec.model_validate_json((server.host.container_dir(container) / "spec.json").read_text())
     except FileNotFoundError:
@@ -72,7 +72,7 @@ def remembered(server: Server, container: str) -> ContainerSpec | None:
 def volume_create(server: Server, batch: Batch, _: Nothing) -> None:
     """The container's root volume, from its image, held to the plan's disk."""
     spec = spec_of(batch)
-    _remember(server, spec)
+    remember(server, spec)
     server.drivers.storage(spec.drivers.storage).create(spec.id, spec.image.short, spec.limits.disk)
 
 
@@ -110,7 +110,7 @@ def limits_remove(server: Server, batch: Batch, _: Nothing) -> None:
 def sandbox_create(server: Server, batch: Batch, _: Nothing) -> dict[str, Any]:
     """Namespaces and a paused init."""
     spec = spec_of(batch)
-    _remember(server, spec)
+    remember(server, spec)
     plan = server.drivers.storage(spec.drivers.storage).root_plan(spec.id)
     cgroup = server.drivers.limits(spec.drivers.limits).create(spec.id, spec.limits, spec.account, spec.account_weight)
     sandbox = server.drivers.ns(spec.drivers.ns).create(spec, plan, cgroup)

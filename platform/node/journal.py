@@ -1,6 +1,6 @@
 """A server's journal: what it was told, what it began, what came of it.
 
-Two promises hang on it. A batch with a lower fencing number than the server has seen for the target is refused, and a step
+Three promises hang on it. A container that was handed over to another server never runs here again before it is handed back. A batch with a lower fencing number than the server has seen for the target is refused, and a step
 that was finished under one operation is answered from here when it is asked for again. It is
 SQLite in WAL mode in the node's own folder, and survives any kill of the worker.
 """
@@ -21,6 +21,9 @@ CREATE TABLE IF NOT EXISTS steps (
     operation TEXT NOT NULL, position INTEGER NOT NULL, direction TEXT NOT NULL,
     fence INTEGER NOT NULL, instance TEXT NOT NULL, began REAL NOT NULL, outcome TEXT,
     PRIMARY KEY (operation, position, direction)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS handovers (
+    container TEXT PRIMARY KEY, operation TEXT NOT NULL, peer TEXT NOT NULL, at REAL NOT NULL
 ) WITHOUT ROWID;
 """
 #: Seconds that finished steps are remembered: far longer than any message can be under way.
@@ -74,7 +77,28 @@ class Journal:
                 (outcome.model_dump_json(), operation, outcome.index, direction),
             )
 
+    def hand_over(self, container: str, operation: str, peer: str) -> None:
+        """The word after which a container belongs to server ``peer`` (its fingerprint): what is here of it never runs again."""
+        with self._lock:
+            self._db.execute("INSERT OR REPLACE INTO handovers VALUES (?, ?, ?, ?)", (container, operation, peer, time.time()))
+
+    def handed_over(self, container: str) -> str | None:
+        """The operation in which a container was handed over; None when it was not, or has come back since."""
+        with self._lock:
+            return handed_over(self._db, container)
+
+    def take_back(self, container: str) -> None:
+        """The container is here again by right: it was handed over to this server, or is made anew."""
+        with self._lock:
+            self._db.execute("DELETE FROM handovers WHERE container = ?", (container,))
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._db.close()
+
+
+def handed_over(db: sqlite3.Connection, container: str) -> str | None:
+    """As :meth:`Journal.handed_over`, on a connection of the caller's own: the watch reads here while no worker is alive."""
+    row = db.execute("SELECT operation FROM handovers WHERE container = ?", (container,)).fetchone()
+    return None if row is None else str(row[0])

@@ -17,6 +17,7 @@ from hostler.core.messages import Batch
 from hostler.core.specs import ContainerSpec
 from hostler.node.archives import Archives
 from hostler.node.drivers import Drivers
+from hostler.node.journal import Journal
 from hostler.node.wire.wire import Wire
 
 
@@ -33,6 +34,8 @@ class Server:
     """Network namespace that reaches package mirrors; empty: the server's own."""
     wire: Wire | None = None
     """What other servers connect to; none when no address was given for it, or it cannot be listened on."""
+    journal: Journal | None = None
+    """What the server has promised; none where nothing is ever moved."""
 
 
 class Payload(BaseModel):

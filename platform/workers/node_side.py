@@ -14,7 +14,7 @@ from hostler.contracts.driver import Host
 from hostler.core.errors import HostlerError
 from hostler.core.messages import Heartbeat, Hello
 from hostler.core.names import new_id
-from hostler.node import container_verbs, drivers, image_verbs, watch
+from hostler.node import container_verbs, drivers, image_verbs, mobility_verbs, watch
 from hostler.node.archives import Archives
 from hostler.node.drivers import Drivers
 from hostler.node.facts import facts, memory_info, pool_space
@@ -30,7 +30,7 @@ logger = structlog.get_logger()
 
 def all_verbs() -> dict[str, Verb]:
     """Every verb by name."""
-    return {verb.name: verb for verb in (*container_verbs.VERBS, *image_verbs.VERBS)}
+    return {verb.name: verb for verb in (*container_verbs.VERBS, *image_verbs.VERBS, *mobility_verbs.VERBS)}
 
 
 def open_wire(settings: NodeSettings) -> Wire | None:
@@ -57,6 +57,7 @@ class NodeSide:
         archives = Archives(settings.node_state / "scratch", self.drivers.images)
         archives.clean()
         self.wire = open_wire(settings)
+        self.journal = Journal(settings.node_state / "journal.sqlite3", self.instance)
         self.server = Server(
             host=host,
             drivers=self.drivers,
@@ -64,9 +65,9 @@ class NodeSide:
             nudge=lambda container: watch.nudge(host, container),
             build_netns=settings.build_netns,
             wire=self.wire,
+            journal=self.journal,
         )
         self.broker = Broker(settings)
-        self.journal = Journal(settings.node_state / "journal.sqlite3", self.instance)
         self.runner = Runner(self.server, all_verbs(), self.journal, self.broker.report)
 
     def greet(self) -> None:

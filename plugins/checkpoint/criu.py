@@ -123,13 +123,13 @@ class Criu(Checkpoint):
 
     # --- restore
 
-    def restore(self, landing: Landing, images: Path, furnish: Callable[[int], None]) -> int:
+    def restore(self, landing: Landing, images: Path, furnish: Callable[[int], None], *, close_connections: bool = False) -> int:
         work = _work_of(images)
         self.abandon(images)
         work.mkdir(mode=0o700)
         questions = Questions(work)
         questions.answer(words.RESUMED, True)
-        effort = _Effort(self, landing, images, questions)
+        effort = _Effort(self, landing, words.restore(images, work, landing.root, landing.outside, self._hook, close_connections), questions)
         try:
             furnish(effort.until(words.NAMESPACES))
             questions.answer(words.NAMESPACES, True)
@@ -143,6 +143,9 @@ class Criu(Checkpoint):
         pid = questions.asked(words.RESTORED)
         waits = pid is not None and questions.answered(words.RESTORED) is None and questions.criu() is not None
         return pid if waits else None
+
+    def was_released(self, images: Path) -> bool:
+        return Questions(_work_of(images)).asked(words.RESUMED) is not None
 
     def release(self, images: Path) -> None:
         questions = Questions(_work_of(images))
@@ -182,10 +185,12 @@ class Criu(Checkpoint):
     def _run(self, command: list[str], timeout: float) -> Result:
         return run([self.host.libexec / "hostler-launch", "--cover", self._cache, "/run", "--", self._criu(), *command], timeout=timeout, check=False)
 
-    def run_restore(self, landing: Landing, images: Path, questions: Questions) -> Result:
+    @property
+    def _hook(self) -> Path:
+        return self.host.libexec / "hostler-hook"
+
+    def run_restore(self, landing: Landing, command: list[str], questions: Questions) -> Result:
         """The whole of CRIU's run, in the thread of :class:`_Effort`."""
-        hook = self.host.libexec / "hostler-hook"
-        command = words.restore(images, questions.work, landing.root, landing.outside, hook)
         if landing.root.is_relative_to("/run"):
             (self._cache / landing.root.relative_to("/run")).mkdir(parents=True, exist_ok=True)
         own = ["--cover", str(self._cache), "/run", "--outlive", str(questions.work / "criu.pid")]
@@ -229,17 +234,17 @@ class Criu(Checkpoint):
 class _Effort:
     """A restore under way: CRIU in a thread of its own, which ends with it."""
 
-    def __init__(self, driver: Criu, landing: Landing, images: Path, questions: Questions) -> None:
+    def __init__(self, driver: Criu, landing: Landing, command: list[str], questions: Questions) -> None:
         self._questions = questions
         self._container = landing.container
         self._ended: list[Result | HostlerError] = []
         self._deadline = time.monotonic() + _TIMEOUT
-        self._thread = threading.Thread(target=self._body, args=(driver, landing, images), name=f"criu-{landing.container}", daemon=True)
+        self._thread = threading.Thread(target=self._body, args=(driver, landing, command), name=f"criu-{landing.container}", daemon=True)
         self._thread.start()
 
-    def _body(self, driver: Criu, landing: Landing, images: Path) -> None:
+    def _body(self, driver: Criu, landing: Landing, command: list[str]) -> None:
         try:
-            self._ended.append(driver.run_restore(landing, images, self._questions))
+            self._ended.append(driver.run_restore(landing, command, self._questions))
         except HostlerError as error:
             self._ended.append(error)
 

@@ -16,13 +16,14 @@ from pathlib import Path
 
 #: When the namespaces exist, and when all is restored and nothing runs yet.
 NAMESPACES, RESTORED, RESUMED = "setup-namespaces", "post-restore", "post-resume"
-_COMMON = ("--manage-cgroups=ignore", "--network-lock", "skip", "--empty-ns", "net", "--tcp-established", "--file-locks", "-v4")
+_COMMON = ("--manage-cgroups=ignore", "--network-lock", "skip", "--empty-ns", "net", "--file-locks", "-v4")
+_KEEP, _CLOSE = "--tcp-established", "--tcp-close"
 
 
 def dump(pid: int, images: Path, outside: Mapping[str, str], freezer: str | None, parent: Path | None) -> list[str]:
     """``criu dump`` of the tree below ``pid``. ``parent`` lies beside ``images``."""
     words = ["dump", "--tree", str(pid), "--images-dir", str(images), "--log-file", "dump.log", *_COMMON]
-    words += ["--leave-running", "--skip-in-flight", "--display-stats", "--ghost-limit", "64M"]
+    words += [_KEEP, "--leave-running", "--skip-in-flight", "--display-stats", "--ghost-limit", "64M"]
     words += _externals(outside.items())
     return words + _freezer(freezer) + _parent(images, parent)
 
@@ -30,14 +31,14 @@ def dump(pid: int, images: Path, outside: Mapping[str, str], freezer: str | None
 def pre_dump(pid: int, images: Path, outside: Mapping[str, str], parent: Path | None) -> list[str]:
     """``criu pre-dump``: memory only, by ``process_vm_readv``, so that the container runs on meanwhile."""
     words = ["pre-dump", "--tree", str(pid), "--images-dir", str(images), "--log-file", "dump.log", *_COMMON]
-    words += ["--track-mem", "--pre-dump-mode", "read", "--display-stats"]
+    words += [_KEEP, "--track-mem", "--pre-dump-mode", "read", "--display-stats"]
     return words + _externals(outside.items()) + _parent(images, parent)
 
 
-def restore(images: Path, work: Path, root: Path, outside: Mapping[str, Path], hook: Path) -> list[str]:
+def restore(images: Path, work: Path, root: Path, outside: Mapping[str, Path], hook: Path, close: bool) -> list[str]:
     """``criu restore``, which stops at the stages that the hook's environment names."""
     words = ["restore", "--images-dir", str(images), "--work-dir", str(work), "--log-file", "restore.log", *_COMMON]
-    words += ["--root", str(root), "--restore-detached", "--action-script", str(hook)]
+    words += [_CLOSE if close else _KEEP, "--root", str(root), "--restore-detached", "--action-script", str(hook)]
     return words + _externals((name, str(source)) for name, source in outside.items())
 
 

@@ -50,19 +50,20 @@ class Tickets:
         self._lock = threading.Lock()
         self._expected: dict[str, _Expected] = {}
 
-    def issue(self, operation: str, peer: str, serve: Serve, lifetime: float, streams: tuple[str, ...]) -> Ticket:
-        """A new ticket; an earlier one for the same operation is worth nothing any more. Raises :class:`Invalid`, :class:`NoRoom`."""
+    def issue(self, operation: str, peer: str, serve: Serve, lifetime: float, streams: tuple[str, ...], secret: str | None = None) -> Ticket:
+        """A new ticket; an earlier one for the same operation is worth nothing any more. ``secret``: 64 hexadecimal digits that whoever had
+        both sides do this has chosen and told them; else it is made here. Raises :class:`Invalid`, :class:`NoRoom`."""
         if len(peer) != 64 or not set(peer) <= set("0123456789abcdef"):
             raise Invalid(f"{peer[:80]!r} is no fingerprint", hint="64 lower-case hexadecimal digits, as hostler node show prints")
         if not operation or not streams or not 0 < lifetime <= 86400:
             raise Invalid("a ticket needs an operation, a stream and a lifetime up to a day", hint="name the operation's id")
-        secret = secrets.token_bytes(_SECRET_BYTES)
+        chosen = bytes.fromhex(secret) if secret is not None else secrets.token_bytes(_SECRET_BYTES)
         with self._lock:
             self._clean()
             if operation not in self._expected and len(self._expected) >= _TICKETS_AT_MOST:
                 raise NoRoom(f"{_TICKETS_AT_MOST} tickets are open already", hint="wait for some of these operations to begin")
-            self._expected[operation] = _Expected(_digest(secret), peer, set(streams), serve, self._clock() + lifetime)
-        return Ticket(operation=operation, streams=streams, secret=secret.hex())
+            self._expected[operation] = _Expected(_digest(chosen), peer, set(streams), serve, self._clock() + lifetime)
+        return Ticket(operation=operation, streams=streams, secret=chosen.hex())
 
     def take(self, operation: str, stream: str, secret: str, peer: str) -> Serve | str:
         """Use a stream of a ticket up. Who serves it; or why not, for this server's log alone."""

@@ -30,13 +30,16 @@ class Wire:
         """What others must know of it."""
         return WireFact(address=self.address, fingerprint=self.identity.fingerprint)
 
-    def expect(self, operation: str, peer_fingerprint: str, serve: Serve, lifetime: float = LIFETIME, streams: tuple[str, ...] = (CONTROL,)) -> Ticket:
+    def expect(
+        self, operation: str, peer_fingerprint: str, serve: Serve, lifetime: float = LIFETIME, streams: tuple[str, ...] = (CONTROL,),
+        secret: str | None = None,
+    ) -> Ticket:
         """A ticket with which one server may open each of ``streams`` once, within ``lifetime`` seconds.
 
         Each connection is handed to ``serve`` in a thread of its own; ``channel.stream`` says which it is. The channel is closed when
         ``serve`` returns; an error that it raises is told to the other side. A second call for an operation replaces the first's ticket.
         """
-        return self._tickets.issue(operation, peer_fingerprint, serve, lifetime, streams)
+        return self._tickets.issue(operation, peer_fingerprint, serve, lifetime, streams, secret)
 
     def forget(self, operation: str) -> None:
         """Take an operation's ticket back; what it opened already goes on. None is a success."""

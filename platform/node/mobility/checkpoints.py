@@ -1,0 +1,221 @@
+"""Checkpoints of a server's containers: taken, kept as files on a shelf, brought back.
+
+A checkpoint is a file in ``state/checkpoints`` (:mod:`hostler.mobility`) and, of the same instant, a snapshot of the volume, which its manifest
+names and which stays with the volume.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hostler.contracts.checkpoint import DumpReport
+from hostler.core.errors import Conflict, HostlerError, NotFound, Unsupported
+from hostler.core.specs import ContainerSpec
+from hostler.mobility import writing
+from hostler.mobility.compat import HostFacts, Mismatch, compatibility
+from hostler.mobility.manifest import Manifest
+from hostler.mobility.reading import extract, read_manifest
+from hostler.mobility.shelf import Shelf
+from hostler.node.mobility import revival
+from hostler.node.mobility.standstill import go_on, halt, read_still, unhurried
+from hostler.node.verbs import Server
+
+#: Level of zstd: memory compresses two- to fourfold at a gigabyte a second.
+_LEVEL = -3
+
+
+def shelf(server: Server) -> Shelf:
+    """This server's checkpoints."""
+    return Shelf(server.host.state_dir / "checkpoints")
+
+
+def _draft(server: Server, checkpoint: str) -> Path:
+    """Where CRIU writes before the file is made of it."""
+    return server.host.state_dir / "revivals" / f"dump-{checkpoint}" / "images"
+
+
+def create(server: Server, spec: ContainerSpec, operation: str, checkpoint: str, *, keep: bool) -> dict[str, Any]:
+    """Take a checkpoint. With ``keep`` the container goes on afterwards, else it is left at a standstill.
+
+    Taken already is a success, unless the container has gone on meanwhile though it should not: then it is taken anew.
+    """
+    path = shelf(server).path_of(checkpoint)
+    if path.exists():
+        if keep or _stands(server, spec, operation):
+            return dict(read_manifest(path).details)
+        remove(server, spec, checkpoint, checkpoint)
+    check(server, spec)
+    draft = _draft(server, checkpoint)
+    _drop(draft)
+    draft.mkdir(parents=True, mode=0o700)
+    try:
+        return _create(server, spec, operation, checkpoint, draft, keep=keep)
+    except BaseException:
+        cancel(server, spec, checkpoint)
+        raise
+    finally:
+        _drop(draft)
+
+
+def _create(server: Server, spec: ContainerSpec, operation: str, checkpoint: str, draft: Path, *, keep: bool) -> dict[str, Any]:
+    began = time.monotonic()
+    with unhurried(server, spec):
+        halt(server, spec, operation)
+        frozen = time.monotonic()
+        report, snapshot = dump_and_snapshot(server, spec, draft, checkpoint)
+        if keep:
+            go_on(server, spec)
+    thawed = time.monotonic()
+    memory = server.drivers.limits(spec.drivers.limits).usage(spec.id).memory
+    details: dict[str, Any] = {
+        "bytes": report.bytes, "pages": report.pages, "snapshot": snapshot, "frozen_ms": round((thawed - frozen) * 1000, 1),
+        "writer": server.drivers.checkpoint().writer, "memory": memory,
+    }
+    manifest = _manifest(server, spec, checkpoint, snapshot, details, keep=keep)
+    summary = shelf(server).write(manifest, writing.of_folder(draft), level=_LEVEL)
+    return details | {"stored": summary.stored, "ms": round((time.monotonic() - began) * 1000, 1)}
+
+
+def dump_and_snapshot(server: Server, spec: ContainerSpec, images: Path, snapshot: str, parent: Path | None = None) -> tuple[DumpReport, str | None]:
+    """Of a container at a standstill: its memory to ``images`` and its files to a snapshot, both at once. None where the storage
+    driver makes no snapshots."""
+    storage = server.drivers.storage(spec.drivers.storage)
+    able = storage.capabilities.snapshot
+    side = Beside(lambda: storage.snapshot(spec.id, snapshot)) if able else None
+    try:
+        shape = server.drivers.ns(spec.drivers.ns).shape(spec.id)
+        report = server.drivers.checkpoint().dump(shape, images, parent=parent)
+    finally:
+        if side is not None:
+            side.join()
+    return report, snapshot if able else None
+
+
+class Beside:
+    """Work in a thread of its own; what it raises is raised where it is waited for."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._body, args=(work,), name="beside", daemon=True)
+        self._thread.start()
+
+    def _body(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._failure = error
+
+    def end(self) -> None:
+        """Wait for its end, whatever it is: something else has failed already."""
+        self._thread.join()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+
+def check(server: Server, spec: ContainerSpec) -> None:
+    """Raise :class:`Conflict` with the first reason why a container cannot be checkpointed now."""
+    state = server.drivers.ns(spec.drivers.ns).inspect(spec.id).state
+    if state not in ("running", "frozen"):
+        raise Conflict(f"container {spec.name} is {state} on this server", hint="start it first", code="wrong_state")
+    if spec.links and not server.drivers.net(spec.drivers.net).capabilities.hold:
+        raise Unsupported(f"net driver {spec.drivers.net} cannot hold a link", hint="hostler plugins shows which can", code="unsupported")
+    for obstacle in server.drivers.checkpoint().examine(server.drivers.ns(spec.drivers.ns).shape(spec.id)):
+        raise Conflict(f"container {spec.name} cannot be checkpointed: {obstacle.message}", hint=obstacle.remedy, code="cannot_checkpoint")
+
+
+def cancel(server: Server, spec: ContainerSpec, checkpoint: str) -> None:
+    """Take :func:`create` back: the container goes on, and there is no checkpoint."""
+    go_on(server, spec)
+    remove(server, spec, checkpoint, checkpoint)
+
+
+def remove(server: Server, spec: ContainerSpec, checkpoint: str, snapshot: str | None) -> None:
+    """Remove the file and the snapshot; none is a success."""
+    shelf(server).remove(checkpoint)
+    _drop(_draft(server, checkpoint))
+    storage = server.drivers.storage(spec.drivers.storage)
+    if snapshot is not None and storage.capabilities.snapshot:
+        storage.delete_snapshot(spec.id, snapshot)
+
+
+def restore(server: Server, spec: ContainerSpec, checkpoint: str, *, rollback: bool, close_connections: bool) -> revival.Revived:
+    """Bring a container back, held, from a checkpoint; with ``rollback`` its files too. The checkpoint stays.
+
+    Raises :class:`NotFound`, :class:`Invalid` for a broken file, :class:`Conflict` (``does_not_fit``) before anything is touched.
+    """
+    images = revival.images_of(server, spec.id)
+    if server.drivers.checkpoint().held(images) is None:
+        path = shelf(server).path_of(checkpoint)
+        if not path.exists():
+            raise NotFound(f"checkpoint {checkpoint} is not on this server", hint="hostler checkpoint ls shows where it is")
+        manifest = read_manifest(path)
+        for mismatch in misfits(server, manifest):
+            if mismatch.blocks:
+                raise Conflict(mismatch.message, hint=mismatch.remedy, code="does_not_fit")
+        revival.clear(server, spec.id)
+        images.parent.mkdir(parents=True, mode=0o700)
+        extract(path, images)
+        if rollback and manifest.volume_snapshot is not None:
+            server.drivers.storage(spec.drivers.storage).rollback(spec.id, manifest.volume_snapshot)
+    return revival.revive(server, spec, close_connections=close_connections)
+
+
+def misfits(server: Server, manifest: Manifest) -> list[Mismatch]:
+    """Why a checkpoint could not be brought back here."""
+    return compatibility(manifest, host_facts(server))
+
+
+def host_facts(server: Server) -> HostFacts:
+    """What this server says of itself to a checkpoint."""
+    disk = os.statvfs(server.host.state_dir)
+    try:
+        driver, _, version = server.drivers.checkpoint().writer.partition(" ")
+        drivers = {driver: version}
+    except HostlerError:
+        drivers = {}
+    return HostFacts(
+        node=server.host.node, architecture=platform.machine(), kernel=platform.release(), cpu_features=frozenset(cpu_features()),
+        drivers=drivers, storage=frozenset(server.drivers.loaded["storage"]), free=disk.f_bavail * disk.f_frsize,
+        checkpoints=frozenset(entry.id for entry in shelf(server).entries()),
+    )
+
+
+@cache
+def cpu_features() -> tuple[str, ...]:
+    """The processor's features, as ``/proc/cpuinfo`` names them: those that all processors have."""
+    words = ("flags", "Features")
+    lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    sets = [set(value.split()) for name, _, value in lines if name.strip() in words]
+    return tuple(sorted(set.intersection(*sets))) if sets else ()
+
+
+def _manifest(server: Server, spec: ContainerSpec, checkpoint: str, snapshot: str | None, details: dict[str, Any], *, keep: bool) -> Manifest:
+    driver, _, version = server.drivers.checkpoint().writer.partition(" ")
+    return Manifest(
+        id=checkpoint, container=spec, created_at=datetime.now(UTC), node=server.host.node, kernel=platform.release(), architecture=platform.machine(),
+        cpu_features=cpu_features(), driver=driver, driver_version=version, volume_snapshot=snapshot, storage=spec.drivers.storage,
+        keeps_running=keep, details=details,
+    )
+
+
+def _stands(server: Server, spec: ContainerSpec, operation: str) -> bool:
+    still = read_still(server.host, spec.id)
+    return still is not None and still.operation == operation and server.drivers.ns(spec.drivers.ns).inspect(spec.id).state == "frozen"
+
+
+def _drop(images: Path) -> None:
+    if images.parent.is_dir():
+        shutil.rmtree(images.parent)

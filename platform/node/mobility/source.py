@@ -1,0 +1,275 @@
+"""The side of a move that a container leaves.
+
+Until "handed over" is written in the journal, whatever goes wrong ends with the container running here as before. From then on it
+never runs here again: its processes are killed while they are still frozen, before the other side is told to go.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from hostler.core.errors import Conflict, HostlerError, Timeout, Unavailable
+from hostler.core.messages import WireFact
+from hostler.core.specs import ContainerSpec
+from hostler.node.journal import Journal
+from hostler.node.mobility import checkpoints
+from hostler.node.mobility.checkpoints import Beside
+from hostler.node.mobility.moves import (
+    CONTROL,
+    PATIENCE,
+    RESTORE_PATIENCE,
+    SILENCE,
+    VOLUME,
+    Restored,
+    Running,
+    Start,
+)
+from hostler.node.mobility.standstill import go_on, halt, still_file, unhurried
+from hostler.node.verbs import Server
+from hostler.node.wire.channel import Channel
+from hostler.node.wire.tickets import Ticket
+
+log = structlog.get_logger()
+
+#: Seconds for the whole volume to travel.
+_VOLUME_PATIENCE = 6 * 3600.0
+
+
+class Departure:
+    """One move of one container from here to ``peer``."""
+
+    def __init__(self, server: Server, spec: ContainerSpec, operation: str, peer: WireFact, secret: str) -> None:
+        self._server = server
+        self._spec = spec
+        self._operation = operation
+        self._peer = peer
+        self._ticket = Ticket(operation=operation, streams=(CONTROL, VOLUME), secret=secret)
+        self._storage = server.drivers.storage(spec.drivers.storage)
+        self._began = time.monotonic()
+        self._phases: dict[str, float] = {}
+        self._bytes = 0
+        self._draft = _folder(server, spec)
+
+    # --- the whole of it
+
+    def run(self, *, live: bool, checkpoint: str | None = None) -> dict[str, Any]:
+        """Move it; what it cost. Raises with the container as it was before."""
+        if not self._storage.capabilities.send_delta:
+            raise Conflict(
+                f"storage driver {self._spec.drivers.storage} cannot send volumes here", hint="hostler plugins shows which can", code="cannot_move"
+            )
+        if live:
+            checkpoints.check(self._server, self._spec)
+        self._draft.mkdir(parents=True, mode=0o700)
+        try:
+            with self._channel(CONTROL) as control, self._channel(VOLUME) as volume:
+                return self._move(control, volume, live, checkpoint)
+        finally:
+            self._tidy()
+
+    def _move(self, control: Channel, volume: Channel, live: bool, checkpoint: str | None) -> dict[str, Any]:
+        control.send("start", Start(live=live, snapshots=True, checkpoint=checkpoint))
+        with self._phase("volume"):
+            self._send_volume(volume, self._first, None)
+        if checkpoint is not None:
+            with checkpoints.shelf(self._server).path_of(checkpoint).open("rb") as file:
+                self._bytes += control.send_stream(file)
+        _until_ready(control)
+        if not live:
+            volume.send("end")
+            control.receive(PATIENCE, "received")
+            self._hand_over()
+            return self._report("files", None)
+        frozen_ms = self._move_live(control, volume)
+        return self._report("stop_copy", frozen_ms)
+
+    # --- while the tenant waits
+
+    def _move_live(self, control: Channel, volume: Channel) -> float:
+        with unhurried(self._server, self._spec):
+            try:
+                halt(self._server, self._spec, self._operation)
+                frozen = time.monotonic()
+                self._copy(control, volume)
+                restored = self._await_restored(control)
+                self._hand_over()
+            except BaseException as error:
+                go_on(self._server, self._spec)
+                _abort(control, error)
+                raise
+            self._kill()
+        control_said = self._say_go(control)
+        self._phases["restore"] = restored.milliseconds
+        if control_said is not None:
+            self._phases["let_go"] = control_said.milliseconds
+        return round((time.monotonic() - frozen) * 1000, 1)
+
+    def _copy(self, control: Channel, volume: Channel) -> None:
+        """Memory and what changed of the files, side by side."""
+        images = self._draft / "images"
+        images.mkdir(parents=True, mode=0o700)
+        control.send("frozen")
+        files = Beside(lambda: self._send_changes(volume))
+        try:
+            with self._phase("dump"):
+                shape = self._server.drivers.ns(self._spec.drivers.ns).shape(self._spec.id)
+                self._server.drivers.checkpoint().dump(shape, images)
+            with self._phase("send_memory"):
+                self._bytes += control.send_folder(images, leave_out=("dump.log",)).bytes
+        except BaseException:
+            volume.stop("the move has failed")  # which ends what is beside
+            files.end()
+            raise
+        files.join()
+
+    def _send_changes(self, volume: Channel) -> None:
+        with self._phase("send_files"):
+            self._send_volume(volume, self._second, self._first)
+
+    def _await_restored(self, control: Channel) -> Restored:
+        deadline = time.monotonic() + RESTORE_PATIENCE
+        with self._phase("await_restore"):
+            while time.monotonic() < deadline:
+                word = control.receive(SILENCE, "restoring", "restored")
+                if word.kind == "restored":
+                    return word.parse(Restored)
+        raise Timeout(f"the other server did not restore the container within {RESTORE_PATIENCE:g} s", hint="look at its load, then move it again")
+
+    def _hand_over(self) -> None:
+        """The word. Before it the container is ours, after it theirs."""
+        with self._phase("hand_over"):
+            _journal(self._server).hand_over(self._spec.id, self._operation, self._peer.fingerprint)
+
+    def _kill(self) -> None:
+        """While they are frozen, so that no instruction of theirs is run again whatever thaws them."""
+        with self._phase("kill"):
+            kill_all(self._server, self._spec)
+
+    def _say_go(self, control: Channel) -> Running | None:
+        """A wire that is cut now is no failure: the control side tells the other one, on our word."""
+        try:
+            with self._phase("go"):
+                control.send("go")
+                return control.receive(PATIENCE, "running").parse(Running)
+        except (Unavailable, Timeout) as error:
+            log.warning("the wire was cut after the hand-over", error=error.message)
+            return None
+
+    # --- volumes
+
+    @property
+    def _first(self) -> str:
+        return f"move-{self._operation}-1"
+
+    @property
+    def _second(self) -> str:
+        return f"move-{self._operation}-2"
+
+    def _send_volume(self, channel: Channel, snapshot: str, since: str | None) -> None:
+        self._storage.snapshot(self._spec.id, snapshot)
+        channel.send("snapshot", name=snapshot)
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        with os.fdopen(reading, "rb", buffering=0), os.fdopen(writing, "wb") as out:
+            sender = Beside(lambda: self._pour(snapshot, out, since))
+            self._bytes += channel.send_stream(reading, patience=_VOLUME_PATIENCE)
+            sender.join()
+        channel.receive(_VOLUME_PATIENCE if since is None else PATIENCE, "received")
+
+    def _pour(self, snapshot: str, out: Any, since: str | None) -> None:
+        with out:
+            self._storage.send(self._spec.id, snapshot, out, since=since)
+
+    # --- small things
+
+    def _channel(self, stream: str) -> Channel:
+        assert self._server.wire is not None
+        return self._server.wire.connect(self._peer, self._ticket, stream)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._phases[name] = round((time.monotonic() - began) * 1000, 1)
+
+    def _report(self, method: str, frozen_ms: float | None) -> dict[str, Any]:
+        self._phases["total"] = round((time.monotonic() - self._began) * 1000, 1)
+        return {"method": method, "frozen_ms": frozen_ms, "bytes": self._bytes, "phases": self._phases, "rounds": []}
+
+    def _tidy(self) -> None:
+        if self._draft.is_dir():
+            shutil.rmtree(self._draft)
+        for snapshot in (self._first, self._second):
+            self._storage.delete_snapshot(self._spec.id, snapshot)
+
+
+def leave(
+    server: Server, spec: ContainerSpec, operation: str, peer: WireFact, secret: str, *, live: bool, checkpoint: str | None
+) -> dict[str, Any]:
+    """Verb ``move.out``. Handed over already is a success; a try that a crash ended before that is not taken up again."""
+    if server.wire is None:
+        raise Conflict(f"server {server.host.node} has no wire", hint="hostler doctor on the server tells why", code="no_wire")
+    if _journal(server).handed_over(spec.id) == operation:
+        kill_all(server, spec)
+        return {"method": "stop_copy" if live else "files", "why": "it was handed over before this server's worker was restarted", "frozen_ms": None,
+                "bytes": 0, "phases": {}, "rounds": []}
+    if _folder(server, spec).is_dir():
+        come_back(server, spec, operation)
+        raise Unavailable("the worker was restarted in the middle of the move; the container goes on where it was", hint="move it again", code="interrupted")
+    return Departure(server, spec, operation, peer, secret).run(live=live, checkpoint=checkpoint)
+
+
+def _folder(server: Server, spec: ContainerSpec) -> Path:
+    """Where a move keeps what it has yet to send. It is there from the first step to the end: found at the beginning, it tells of a crash."""
+    return server.host.state_dir / "revivals" / f"move-{spec.id}"
+
+
+def come_back(server: Server, spec: ContainerSpec, operation: str) -> None:
+    """Verb ``move.back``: the container goes on here. Raises :class:`Conflict` when it was handed over."""
+    if _journal(server).handed_over(spec.id) == operation:
+        raise Conflict(
+            f"container {spec.name} was handed over to the other server and runs there", hint="let the operation go forward: hostler op resolve", code="handed_over"
+        )
+    if server.drivers.ns(spec.drivers.ns).inspect(spec.id).state in ("running", "frozen"):
+        go_on(server, spec)
+    Departure(server, spec, operation, WireFact(address="", fingerprint=""), "0" * 64)._tidy()
+
+
+def kill_all(server: Server, spec: ContainerSpec) -> None:
+    """SIGKILL to every process of the container. Frozen ones die when they are thawed, without running again."""
+    for pid in server.drivers.limits(spec.drivers.limits).processes(spec.id):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    still_file(server.host, spec.id).unlink(missing_ok=True)
+
+
+def _abort(control: Channel, error: BaseException) -> None:
+    try:
+        control.send("abort", reason=str(error)[:500])
+    except HostlerError as cut:
+        log.info("the other server could not be told that the move was given up", error=cut.message)
+
+
+def _until_ready(control: Channel) -> None:
+    while control.receive(PATIENCE, "ready", "receiving").kind != "ready":
+        pass
+
+
+def _journal(server: Server) -> Journal:
+    if server.journal is None:
+        raise HostlerError("this server keeps no journal", hint="bring all servers to one version", code="no_journal")
+    return server.journal
+
+

@@ -1,0 +1,232 @@
+"""The side of a move that a container comes to.
+
+An :class:`Arrival` is made by ``move.prepare`` and served by the wire's threads. What must survive the worker is on the disk: the volume, the
+images once they are whole (``whole``), and CRIU, which waits for an answer by itself (:mod:`hostler_plugins.checkpoint.held`).
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from hostler.core.errors import Conflict, HostlerError, Unavailable
+from hostler.core.specs import ContainerSpec
+from hostler.node.container_verbs import remember
+from hostler.node.mobility import checkpoints, revival
+from hostler.node.mobility.moves import (
+    CONTROL,
+    PATIENCE,
+    SIGN_OF_LIFE,
+    VOLUME,
+    Restored,
+    Running,
+    Start,
+)
+from hostler.node.verbs import Server
+from hostler.node.wire.channel import Channel
+
+log = structlog.get_logger()
+
+#: Seconds until S must have begun.
+_LIFETIME = 300.0
+_PIECE = 1 << 20
+#: Bytes of images at most: a container's memory and what CRIU says of it.
+_IMAGES_AT_MOST = 1 << 42
+
+
+@dataclass
+class Arrival:
+    """A container on its way here."""
+
+    server: Server
+    spec: ContainerSpec
+    operation: str
+    _bulk: threading.Event = field(default_factory=threading.Event)
+    _changes: threading.Event = field(default_factory=threading.Event)
+    _failures: list[BaseException] = field(default_factory=list)
+    _start: Start | None = None
+
+    def serve(self, channel: Channel) -> None:
+        """One connection of S, in a thread of its own."""
+        with structlog.contextvars.bound_contextvars(operation=self.operation, target=self.spec.id):
+            if channel.stream == VOLUME:
+                self._volume(channel)
+            else:
+                self._control(channel)
+
+    # --- files
+
+    def _volume(self, channel: Channel) -> None:
+        """The volume's snapshots as they come: whole, then what changed."""
+        storage = self.server.drivers.storage(self.spec.drivers.storage)
+        try:
+            for done in (self._bulk, self._changes):
+                word = channel.receive(_LIFETIME, "snapshot", "end")
+                if word.kind == "snapshot":
+                    with channel.receive_stream() as stream:
+                        storage.receive(self.spec.id, str(word.fields["name"]), io.BufferedReader(stream, _PIECE), self.spec.limits.disk)
+                    channel.send("received")
+                done.set()
+                if word.kind == "end":
+                    break
+        except BaseException as error:
+            self._failures.append(error)
+            raise
+        finally:
+            self._bulk.set()
+            self._changes.set()
+
+    def _until(self, event: threading.Event) -> None:
+        if not event.wait(PATIENCE):
+            raise Unavailable("the volume did not arrive", hint="is the network between the servers broken?", code="wire_cut")
+        if self._failures:
+            raise self._failures[0]
+
+    # --- memory
+
+    def _control(self, channel: Channel) -> None:
+        start = channel.receive(PATIENCE, "start").parse(Start)
+        self._start = start
+        if start.snapshots:
+            while not self._bulk.wait(1):
+                channel.send("receiving")
+            self._until(self._bulk)
+        if start.checkpoint is not None:
+            with channel.receive_stream() as stream:
+                checkpoints.shelf(self.server).receive(stream, limit=_IMAGES_AT_MOST)
+        channel.send("ready")
+        if not start.live:
+            self._until(self._changes)
+            channel.send("received")
+            return
+        self._arrive(channel, start)
+
+    def _arrive(self, channel: Channel, start: Start) -> None:
+        images = revival.fresh(self.server, self.spec.id)
+        images.rmdir()
+        channel.receive(PATIENCE, "frozen")
+        channel.receive_folder(images, limit=_IMAGES_AT_MOST)
+        with _signs_of_life(channel):
+            if start.snapshots:
+                self._until(self._changes)
+            _whole(images).touch()
+            revived = revival.revive(self.server, self.spec)
+        channel.send("restored", Restored(pid=revived.pid, milliseconds=revived.milliseconds))
+        # A wire that is cut here decides nothing: what is restored stays held until the control side tells S's word.
+        if channel.receive(PATIENCE, "go", "abort").kind == "abort":
+            clean(self.server, self.spec)
+            return
+        began = time.monotonic()
+        land(self.server, self.spec)
+        channel.send("running", Running(milliseconds=round((time.monotonic() - began) * 1000, 1)))
+
+
+@contextmanager
+def _signs_of_life(channel: Channel) -> Iterator[None]:
+    """While inside, S is told that work goes on, so that it need not wait long to know that it does not."""
+    ended = threading.Event()
+
+    def body() -> None:
+        while not ended.wait(SIGN_OF_LIFE):
+            try:
+                channel.send("restoring")
+            except HostlerError:
+                return  # whoever serves the channel is told too
+
+    teller = threading.Thread(target=body, name="signs-of-life", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+
+
+#: Arrivals of this worker, by operation.
+_ARRIVALS: dict[str, Arrival] = {}
+
+
+def prepare(server: Server, spec: ContainerSpec, operation: str, peer: str, secret: str) -> None:
+    """Expect a container. Whatever an earlier try has left of it is removed. Raises what keeps it from coming, in words."""
+    if server.wire is None:
+        raise Conflict(f"server {server.host.node} has no wire", hint="hostler doctor on the server tells why", code="no_wire")
+    for group, name in (("ns", spec.drivers.ns), ("net", spec.drivers.net), ("storage", spec.drivers.storage), ("limits", spec.drivers.limits)):
+        if name not in server.drivers.loaded[group]:
+            raise Conflict(
+                f"server {server.host.node} has no usable {group} driver {name}", hint="choose another server, or mend the driver: hostler plugins",
+                code="does_not_fit",
+            )
+    if server.drivers.ns(spec.drivers.ns).inspect(spec.id).state in ("running", "frozen"):
+        raise Conflict(f"container {spec.name} runs on server {server.host.node} already", hint="the store and the servers disagree: hostler audit", code="wrong_state")
+    clean(server, spec)
+    remember(server, spec)
+    arrival = Arrival(server, spec, operation)
+    _ARRIVALS[operation] = arrival
+    server.wire.expect(operation, peer, arrival.serve, _LIFETIME, (CONTROL, VOLUME), secret)
+
+
+def land(server: Server, spec: ContainerSpec) -> dict[str, Any]:
+    """The container belongs to this server: let it run, from what is held or else from the images again. Running already is a success."""
+    if server.journal is not None:
+        server.journal.take_back(spec.id)
+    images, checkpoint = revival.images_of(server, spec.id), server.drivers.checkpoint()
+    here = _runs(server, spec) and (not images.is_dir() or checkpoint.was_released(images))
+    if not here and checkpoint.held(images) is None:
+        if not _whole(images).exists():
+            raise Conflict(
+                f"the memory of container {spec.name} did not survive on server {server.host.node}", code="memory_lost",
+                hint="its files are whole: hostler start brings it up anew",
+            )
+        revival.undo(server, spec)
+        revival.revive(server, spec)
+    revival.let_go(server, spec)
+    sandbox = server.drivers.ns(spec.drivers.ns).inspect(spec.id)
+    return {"pid": sandbox.pid, "started_at": sandbox.started_at}
+
+
+def settle(server: Server, spec: ContainerSpec, operation: str) -> dict[str, Any] | None:
+    """After a move: what only the move needed is removed, and the container runs; one that came without memory does not."""
+    live = revival.images_of(server, spec.id).parent.is_dir() or _runs(server, spec)
+    found = land(server, spec) if live else None
+    if server.journal is not None:
+        server.journal.take_back(spec.id)
+    _ARRIVALS.pop(operation, None)
+    if server.wire is not None:
+        server.wire.forget(operation)
+    revival.clear(server, spec.id)
+    return found
+
+
+def discard(server: Server, spec: ContainerSpec, operation: str) -> None:
+    """The move came to nothing: nothing of the container stays here."""
+    _ARRIVALS.pop(operation, None)
+    if server.wire is not None:
+        server.wire.hang_up(operation)
+    clean(server, spec)
+
+
+def clean(server: Server, spec: ContainerSpec) -> None:
+    """Remove all of a container from this server, whatever state it is in. Nothing is a success."""
+    revival.clear(server, spec.id)
+    revival.undo(server, spec)
+    storage = server.drivers.storage(spec.drivers.storage)
+    storage.detach(spec.id)
+    storage.delete(spec.id)
+    server.drivers.ns(spec.drivers.ns).forget(spec.id)
+
+
+def _runs(server: Server, spec: ContainerSpec) -> bool:
+    return server.drivers.ns(spec.drivers.ns).inspect(spec.id).state in ("running", "frozen")
+
+
+def _whole(images: Path) -> Path:
+    """Exists when all of a container's memory and files are here."""
+    return images.with_name("whole")
