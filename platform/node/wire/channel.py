@@ -134,6 +134,13 @@ class Channel:
 
     # --- its end ---
 
+    def notice_within(self, seconds: float) -> None:
+        """From now on the wire counts as cut when the other side's kernel leaves what was sent unanswered for so long, 0.6 s at least.
+
+        For the time in which a tenant waits. Where nothing is sent, nothing is missed: then it is the usual 5 s, or ``receive``'s own.
+        """
+        self._secured.silence = seconds
+
     def stop(self, why: str) -> None:
         """End it now, from any thread: whoever waits in it gets :class:`Unavailable` with ``why``."""
         self._secured.stop(why)

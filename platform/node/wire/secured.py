@@ -20,14 +20,16 @@ from hostler.node.wire.failures import cut, late, stranger
 from hostler.node.wire.identity import fingerprint
 
 #: Bytes moved between OpenSSL and the socket at a time.
-_PIECE = 256 << 10
+_PIECE = 128 << 10
 #: A peer whose kernel has not answered for so long is gone, in seconds.
 SILENCE = 5.0
 #: A peer whose kernel answers and whose program takes nothing for so long is stuck, in seconds.
 STALL = 60.0
+#: Seconds between two looks at a connection that is waited for.
+_LOOK = 1.0
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 2), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 3))
 _TCP_INFO = struct.Struct("=8B13I")  # struct tcp_info of linux/tcp.h, up to tcpi_last_ack_recv
-_TRIES = 3
+_TRIES = 2
 
 Buffer = bytes | bytearray | memoryview
 
@@ -45,11 +47,14 @@ def tune(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _lost(connection: socket.socket) -> bool:
-    """Whether what was sent, or the question for a closed window, was repeated and stayed unanswered for :data:`SILENCE`."""
+def _lost(connection: socket.socket, silence: float) -> bool:
+    """Whether what was sent, or the question for a closed window, was repeated and stayed unanswered for ``silence`` seconds.
+
+    The kernel repeats after 0.2 s, 0.4 s more, 0.8 s more … (its shortest retransmission time-out, doubled).
+    """
     fields = _TCP_INFO.unpack(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
     retransmits, probes, last_ack_ms = fields[2], fields[3], fields[-1]
-    return bool(max(retransmits, probes) >= _TRIES and last_ack_ms > SILENCE * 1000)
+    return bool(max(retransmits, probes) >= _TRIES and last_ack_ms > silence * 1000)
 
 
 class Secured:
@@ -65,7 +70,9 @@ class Secured:
         self._buffer = memoryview(bytearray(_PIECE))
         self._readable, self._writable = select.poll(), select.poll()
         self._readable.register(connection, select.POLLIN)
-        self._writable.register(connection, select.POLLOUT)
+        self._writable.register(connection, select.POLLOUT | select.POLLRDHUP)
+        self.silence = SILENCE
+        """Seconds for which the other side's kernel may leave unanswered what was sent."""
         self._ended = ""
         self._closed = False
 
@@ -163,17 +170,22 @@ class Secured:
             self._incoming.write(self._buffer[:count])
 
     def _wait(self, poll: select.poll, deadline: float) -> bool:
-        """Whether the socket is ready before ``deadline``. Looks each second whether the other side is still there."""
+        """Whether the socket is ready before ``deadline``. Looks now and then whether the other side is still there."""
         while True:
             self._check()
             left = deadline - time.monotonic()
-            if poll.poll(min(1000.0, max(0.0, left * 1000))):
+            ready = poll.poll(1000 * min(_LOOK, self.silence / 4, max(0.0, left)))
+            if ready:
                 self._check()
+                if ready[0][1] == select.POLLRDHUP:  # nobody ends one direction alone here: it takes nothing more
+                    raise self._broken("the other server hung up")
                 return True
-            if left <= 1:
+            if left <= 0:
                 return False
-            if _lost(self._socket):
-                raise self._broken(f"the other server was not heard for {SILENCE:g} s")
+            if _lost(self._socket, self.silence):
+                # closing then resets the connection: where the line is cut in one direction, the other side hears that
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                raise self._broken(f"the other server was not heard for {self.silence:g} s")
 
     def _check(self) -> None:
         if self._ended:
