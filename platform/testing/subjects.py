@@ -22,7 +22,6 @@ KNOWN: dict[str, dict[str, Any]] = {
     "storage:loop": {"reserve": "8M"},
     "net:bridge": {"uplink": "{uplink}"},
     "net:routed": {"uplink": "{uplink}"},
-    "net:vxlan": {"uplink": "{uplink}"},
     "net:macvlan": {"uplink": "{uplink}"},
     "net:vxlan": {"uplink": "{uplink}", "peers": ["198.18.0.12"]},
 }

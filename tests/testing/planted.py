@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +148,34 @@ class BusyProbe(FakeLimits):
         return super().probe()
 
 
+class NoWordsOnAFullDisk(FakeLimits):
+    """Lets the kernel's number speak."""
+
+    def apply(self, container: str, limits: Limits) -> None:
+        with tempfile.TemporaryFile(dir=self.host.state_dir, buffering=0) as scratch:
+            scratch.write(b"x" * 4096)
+        super().apply(container, limits)
+
+
+class SmallRates(FakeNet):
+    """Counts in 32 bits."""
+
+    def shape(self, container: str, rate_in: int | None, rate_out: int | None) -> None:
+        struct.pack("=II", rate_in or 0, rate_out or 0)
+        super().shape(container, rate_in, rate_out)
+
+
+class NeedsAFile(FakeStorage):
+    """Shares the work among the files of an image, of which there may be none."""
+
+    def add_image(self, image: str, fill: Callable[[Path], None]) -> None:
+        def filled(folder: Path) -> None:
+            fill(folder)
+            1 // len(list(folder.iterdir()))
+
+        super().add_image(image, filled)
+
+
 #: Class → promises that must be found broken, and those that may be found so too, since one bug can show in several.
 PLANTED: dict[str, tuple[set[str], set[str]]] = {
     "limits:CreatesOnce": ({"twice"}, {"kill", "together", "members"}),
@@ -161,4 +191,7 @@ PLANTED: dict[str, tuple[set[str], set[str]]] = {
     "limits:HalfMade": ({"kill"}, {"together"}),
     "limits:AnySettings": ({"settings"}, set()),
     "limits:BusyProbe": ({"probe"}, set()),
+    "limits:NoWordsOnAFullDisk": ({"full-disk"}, set()),
+    "net:SmallRates": ({"rates"}, set()),
+    "storage:NeedsAFile": ({"empty"}, set()),
 }

@@ -16,6 +16,7 @@ from typing import Any
 
 from hostler.contracts.driver import Item
 from hostler.core.errors import Invalid
+from hostler.host.failures import explained
 
 _ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}", re.ASCII)
 _DRAFT = ".draft-"
@@ -128,7 +129,12 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """A record, whole or not at all."""
+    """A record, whole or not at all. Raises :class:`NoRoom` on a full disk."""
     temporary = folder / f".record-{secrets.token_hex(4)}"
-    temporary.write_text(json.dumps(record))
-    os.replace(temporary, folder / "record.json")
+    with explained(f"keep a record in {folder}"):
+        try:
+            temporary.write_text(json.dumps(record))
+            os.replace(temporary, folder / "record.json")
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
