@@ -14,11 +14,10 @@ from hostler.contracts.ns import Sandbox
 from hostler.core.limits import Limits
 from hostler.core.specs import ContainerSpec, ExecSpec
 from hostler.host import cgroups
-from hostler_plugins.limits.cgroup1 import Cgroup1
 from hostler_plugins.ns.crun import Crun
 from hostler_plugins.ns.runc import Runc
 from tests.node.test_watch import HOG, Heard, output, watching
-from tests.plugins.ns.world import World, eventually
+from tests.plugins.ns.world import World, eventually, limits_driver
 
 pytestmark = pytest.mark.lab
 
@@ -33,11 +32,11 @@ from hostler.contracts.driver import Host
 from hostler.contracts.storage import RootPlan
 from hostler.core.specs import ContainerSpec
 from hostler.node.watch import Watch
-from hostler_plugins.limits.cgroup1 import Cgroup1
+from tests.plugins.ns.world import limits_driver
 module, name, installation, state, libexec, work = sys.argv[1:]
 host = Host(installation, "alpha", Path(state), Path(libexec))
 threading.Thread(target=Watch(host, lambda event: None).run, daemon=True).start()
-ns, limits = getattr(import_module(module), name)(host), Cgroup1(host)
+ns, limits = getattr(import_module(module), name)(host), limits_driver()(host)
 ns.setup()
 made = {}
 for spec, plan in json.loads(work):
@@ -55,7 +54,7 @@ def started_elsewhere(world: World, *specs: ContainerSpec) -> tuple[subprocess.P
     work = [[spec.model_dump(mode="json"), world.root_plan(spec).model_dump(mode="json")] for spec in specs]
     words = [world.driver.__module__, world.driver.__name__, world.host.installation, str(world.host.state_dir)]
     words += [str(world.host.libexec), json.dumps(work)]
-    worker = subprocess.Popen([sys.executable, "-c", WORKER, *words], stdout=subprocess.PIPE)
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, *words], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
     try:
         assert worker.stdout is not None
         line = next((line for line in worker.stdout if line.startswith(b"{")), b"")
@@ -83,7 +82,7 @@ def test_everything_works_on_what_a_killed_worker_left(world: World) -> None:
         eventually(lambda: len(numbers(world, spec)) > 5)
     finally:
         end(worker)
-    ns, limits, heard = world.driver(world.host), Cgroup1(world.host), Heard()
+    ns, limits, heard = world.driver(world.host), limits_driver()(world.host), Heard()
     assert ns.inspect(spec.id) == seen[spec.id]
     told = len(numbers(world, spec))
     with watching(world, heard):
@@ -100,8 +99,7 @@ def test_everything_works_on_what_a_killed_worker_left(world: World) -> None:
         # limits are changed and hold; usage grows on
         used = limits.usage(spec.id)
         limits.apply(spec.id, Limits(memory=32 << 20, pids=30))
-        folder = Path(limits.create(spec.id, Limits(memory=32 << 20, pids=30)).parents["pids"])
-        assert cgroups.read(folder, "pids.max") == "30"
+        assert cgroups.read(world.folder(spec.model_copy(update={"limits": Limits(memory=32 << 20, pids=30)}), "pids"), "pids.max") == "30"
         assert seen[spec.id].pid in limits.processes(spec.id)
         eventually(lambda: limits.usage(spec.id).cpu_ns > used.cpu_ns)
         # memory kills are seen

@@ -12,11 +12,11 @@ import pytest
 
 from hostler.contracts.driver import Host
 from hostler.core.names import new_id
-from hostler.host import cgroups, native
+from hostler.host import native
 from hostler_plugins.ns.crun import Crun
 from hostler_plugins.ns.oci import Oci
 from hostler_plugins.ns.runc import Runc
-from tests.plugins.ns.world import World
+from tests.plugins.ns.world import World, limits_driver
 
 BUSYBOX = Path("/bin/busybox")
 
@@ -61,8 +61,8 @@ def world(driver: type[Oci], libexec: Path, rootfs: Path, tmp_path: Path) -> Ite
     """A node of its own installation; everything is removed in the end."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
-    if "memory" not in cgroups.hierarchies():
-        pytest.skip("this host has no cgroup v1 memory hierarchy")
+    if not limits_driver()(Host(installation="probe", node="alpha", state_dir=tmp_path / "state", libexec=libexec)).probe().usable:
+        pytest.skip("this host hands down no memory, cpu and pids controllers")
     if shutil.which(driver.program) is None:
         pytest.skip(f"{driver.program} is not installed")
     one = World(Host(installation=new_id(6), node="alpha", state_dir=tmp_path / "state", libexec=libexec), rootfs, driver)

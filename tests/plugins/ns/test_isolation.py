@@ -95,18 +95,21 @@ def test_devices(world: World) -> None:
     """Nodes are looked at through the devices cgroup, in which the test itself enters from outside with full rights."""
     spec = world.up("sleep", "1000")
     assert world.sh(spec, "echo x > /dev/null; head -c 3 /dev/zero | wc -c; head -c 3 /dev/urandom | wc -c").stdout.split() == ["3", "3"]
-    cgroup = world.limits.create(spec.id, spec.limits)
-    enter = f"echo 0 > {cgroup.parents['devices']}/cgroup.procs"
+    folder = world.folder(spec, "devices")
+    enter = f"echo 0 > {folder}/cgroup.procs"
     node = world.host.state_dir / "kmsg"
     os.mknod(node, stat.S_IFCHR | 0o600, os.makedev(1, 11))
     assert subprocess.run(["sh", "-c", f": < {node}"], capture_output=True).returncode == 0
     refused = subprocess.run(["sh", "-c", f"{enter}; : < {node}"], capture_output=True, text=True)
     assert refused.returncode != 0
     assert "not permitted" in refused.stderr
-    listed = Path(cgroup.parents["devices"], "devices.list").read_text()
-    assert "10:200" not in listed
-    assert "*:* m" not in listed
-    assert "a *:*" not in listed
+    made = subprocess.run(["sh", "-c", f"{enter}; mknod {node}2 c 1 11"], capture_output=True, text=True)
+    assert made.returncode != 0 and "not permitted" in made.stderr
+    if (folder / "devices.list").exists():  # version 2 has a program instead, which cannot be read
+        listed = (folder / "devices.list").read_text()
+        assert "10:200" not in listed
+        assert "*:* m" not in listed
+        assert "a *:*" not in listed
 
 
 def test_sees_only_itself(world: World) -> None:

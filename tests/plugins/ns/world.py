@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from hostler.contracts.driver import Host
-from hostler.contracts.limits import Cgroup
+from hostler.contracts.limits import Cgroup, LimitsDriver
 from hostler.contracts.ns import Sandbox
 from hostler.contracts.storage import IdmapMount, RootPlan
 from hostler.core.limits import Limits
 from hostler.core.names import new_id
 from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec, IdRange, ImageSpec, Process
+from hostler.host import cgroups
 from hostler_plugins.limits.cgroup1 import Cgroup1
+from hostler_plugins.limits.cgroup2 import Cgroup2
 from hostler_plugins.ns.oci import Oci
 from hostler_plugins.ns.runc import Runc
 
@@ -29,6 +31,11 @@ def eventually(condition: Callable[[], bool], seconds: float = 5) -> None:
         time.sleep(0.01)
 
 
+def limits_driver() -> type[Cgroup1] | type[Cgroup2]:
+    """The one for the version of cgroups that has this host's memory controller."""
+    return Cgroup1 if cgroups.MEMORY in cgroups.hierarchies() else Cgroup2
+
+
 @dataclass
 class World:
     """A node with drivers, and the containers made in the test."""
@@ -37,12 +44,12 @@ class World:
     rootfs: Path
     driver: type[Oci] = Runc
     ns: Oci = field(init=False)
-    limits: Cgroup1 = field(init=False)
+    limits: LimitsDriver = field(init=False)
     made: dict[str, ContainerSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ns = self.driver(self.host)
-        self.limits = Cgroup1(self.host)
+        self.limits = limits_driver()(self.host)
 
     def spec(self, *args: str, limits: Limits | None = None, **process: Any) -> ContainerSpec:
         number = len(self.made)
@@ -72,6 +79,11 @@ class World:
     def create(self, spec: ContainerSpec) -> tuple[Sandbox, Cgroup]:
         cgroup = self.limits.create(spec.id, spec.limits)
         return self.ns.create(spec, self.root_plan(spec), cgroup), cgroup
+
+    def folder(self, spec: ContainerSpec, controller: str) -> Path:
+        """The container's cgroup with that controller, in either version."""
+        parents = self.limits.create(spec.id, spec.limits).parents
+        return Path(parents.get(controller) or parents[cgroups.UNIFIED])
 
     def up(self, *args: str, limits: Limits | None = None, **process: Any) -> ContainerSpec:
         spec = self.spec(*args, limits=limits, **process)
