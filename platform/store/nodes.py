@@ -7,9 +7,9 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hostler.core.errors import Conflict, NotFound
+from hostler.core.errors import Conflict, NotFound, Unavailable
 from hostler.core.limits import Limits
-from hostler.core.messages import Heartbeat, Hello, now
+from hostler.core.messages import Heartbeat, Hello, WireFact, now
 from hostler.core.names import check_name
 from hostler.store.events import add_event
 from hostler.store.models import Container, Node
@@ -35,6 +35,16 @@ def find_node(session: Session, name: str) -> Node:
     if node is None:
         raise NotFound(f"there is no server {name}", hint="hostler node list shows them")
     return node
+
+
+def wire_of(node: Node) -> WireFact:
+    """Where other servers connect to a server, and what they know it by. Raises :class:`Unavailable` (``no_wire``) when they cannot."""
+    if not node.facts.get("wire"):
+        raise Unavailable(
+            f"server {node.name} cannot be reached by other servers",
+            hint="set HOSTLER_NODE_WIRE_LISTEN for its worker and restart it; its log says if that address cannot be listened on", code="no_wire",
+        )  # fmt: skip
+    return WireFact.model_validate(node.facts["wire"])
 
 
 def greet(session: Session, hello: Hello) -> Node:

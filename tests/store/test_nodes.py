@@ -7,12 +7,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
-from hostler.core.errors import Conflict
+from hostler.core.errors import Conflict, Unavailable
 from hostler.core.limits import Limits
-from hostler.core.messages import Capacity, Heartbeat, Hello, NodeFacts, now
+from hostler.core.messages import Capacity, Heartbeat, Hello, NodeFacts, WireFact, now
 from hostler.store import nodes
 from hostler.store.engine import Store
 from hostler.store.models import Event, Node
+from hostler.web.api.shapes import node_out
 
 FACTS = NodeFacts(kernel="6", architecture="x86_64", capacity=Capacity(cpus=2, memory=1 << 30, disk=1 << 30))
 
@@ -20,6 +21,22 @@ FACTS = NodeFacts(kernel="6", architecture="x86_64", capacity=Capacity(cpus=2, m
 def beat(instance: str) -> Heartbeat:
     """A sign of life of a worker."""
     return Heartbeat(node="alpha", instance=instance, sent_at=now())
+
+
+def test_a_server_tells_its_wire_with_each_greeting(store: Store) -> None:
+    wire = WireFact(address="198.18.0.11:8653", fingerprint="a" * 64)
+    with store.write() as session:
+        node = nodes.add_node(session, "alpha")
+        for told in (None, wire, None):
+            nodes.greet(session, Hello(node="alpha", instance="one", facts=FACTS.model_copy(update={"wire": told})))
+            session.flush()
+            assert node_out(node, 0).wire == told
+            if told is not None:
+                assert nodes.wire_of(node) == told
+                continue
+            with pytest.raises(Unavailable) as failure:
+                nodes.wire_of(node)
+            assert failure.value.stable_code == "no_wire"
 
 
 def test_a_server_greets_falls_silent_and_is_heard_again(store: Store) -> None:

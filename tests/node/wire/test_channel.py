@@ -86,7 +86,7 @@ def test_closing_wakes_who_waits(pair: Pair) -> None:
 
 
 def test_two_threads_send_and_receive_at_once(pair: Pair) -> None:
-    """OpenSSL's object is used from both: without the lock this corrupts the stream within seconds."""
+    """Four threads on one connection, whose messages stay whole and in order."""
     count, size = 300, 20_000
     with pair.channels() as (near, far):
 
