@@ -128,7 +128,15 @@ class Netlink:
             self._route.link("add", ifname=name, kind="bridge", mtu=mtu, br_stp_state=0, br_mcast_snooping=0, **chosen)
 
     def add_veth(
-        self, name: str, peer: str, *, mtu: int, peer_netns: int | None = None, peer_mac: str | None = None, master: int | None = None
+        self,
+        name: str,
+        peer: str,
+        *,
+        mtu: int,
+        mac: str | None = None,
+        peer_netns: int | None = None,
+        peer_mac: str | None = None,
+        master: int | None = None,
     ) -> None:
         """A pair, both ends down: ``name`` here, ``peer`` in the namespace of descriptor ``peer_netns``."""
         other: dict[str, Any] = {"ifname": peer, "mtu": mtu}
@@ -136,9 +144,15 @@ class Netlink:
             other["net_ns_fd"] = peer_netns
         if peer_mac is not None:
             other["address"] = peer_mac
-        chosen = {} if master is None else {"master": master}
+        chosen: dict[str, Any] = {"master": master, "address": mac}
+        chosen = {key: value for key, value in chosen.items() if value is not None}
         with _said(f"make link {name}"):
             self._route.link("add", ifname=name, kind="veth", mtu=mtu, peer=other, **chosen)
+
+    def add_macvlan(self, name: str, parent: int, *, mtu: int, mac: str, netns: int) -> None:
+        """A child of interface ``parent`` in mode bridge, down, in the namespace of descriptor ``netns``."""
+        with _said(f"make link {name}"):
+            self._route.link("add", ifname=name, kind="macvlan", link=parent, macvlan_mode="bridge", mtu=mtu, address=mac, net_ns_fd=netns)
 
     def add_ifb(self, name: str) -> None:
         """An intermediate functional block: a device to queue what arrives on another. Down."""

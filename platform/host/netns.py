@@ -42,6 +42,11 @@ def of_process(pid: int) -> Path:
     return Path(f"/proc/{pid}/ns/net")
 
 
+def own() -> Path:
+    """The calling thread's own namespace."""
+    return Path(_OWN)
+
+
 @contextlib.contextmanager
 def opened(where: Path) -> Iterator[int]:
     """A descriptor of a namespace, which keeps it alive. Raises :class:`HostFailure` when there is none."""

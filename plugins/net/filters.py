@@ -43,6 +43,11 @@ def maps(place: Place) -> list[str]:
     return [f"add map {place} {name} {{ type ifname : verdict; }}" for name in _MAPS.values()]
 
 
+def map_of(direction: Direction) -> str:
+    """Name of the map from links to chains."""
+    return _MAPS[direction]
+
+
 def dispatch(direction: Direction) -> str:
     """The rule that sends a link's packets to its chain. It must be in a base chain of its own: what it accepts leaves that."""
     return f"{'oifname' if direction == 'in' else 'iifname'} vmap @{_MAPS[direction]}"
@@ -116,7 +121,7 @@ def _conversation(ip: str, direction: Direction) -> str:
 
 
 def _preamble(name: str, direction: Direction, family: str) -> Iterator[str]:
-    if family == "bridge":
+    if family in ("bridge", "netdev"):
         yield "meta protocol arp accept"
     yield "tcp flags & (syn | ack) != syn accept"
     yield _ICMP

@@ -68,6 +68,7 @@ class Routed(Veths):
     def __init__(self, host: Host) -> None:
         super().__init__(host)
         self._served: str | None = None
+        self._last_seen: LinkState | None = None
 
     # --- the host ---
 
@@ -120,21 +121,19 @@ class Routed(Veths):
         if bearer is not None and bearer.name != self._served:
             self.setup()  # it has become a bridge's port, or is one no more
         mtu = min(link.mtu, _DEFAULT_MTU if bearer is None else bearer.mtu)
-        host.add_veth(name, link.name, mtu=mtu, peer_netns=inside, peer_mac=link.mac)
+        router = _router_mac(link.mac)
+        host.add_veth(name, link.name, mtu=mtu, mac=router, peer_netns=inside, peer_mac=link.mac)
         index = self._shape_new(host, container, name, link)
         forward_from(name)
         host.ask_nobody(index)
         host.set_link(index, alias=self._names.alias(container), up=True, own_ipv6=False)
-        outer = host.link(name)
-        if outer is None:
-            raise HostFailure(f"link {name} is gone", hint="its other end may have been removed; try again")
-        interior.configure_routed(inside, link, outer.mac)
+        interior.configure_routed(inside, link, router)
         for address in _addresses(link):
             host.set_neighbour(index, address, link.mac)
 
     def _lead(self, host: Netlink, name: str, link: Link) -> None:
         """Only now: until then the address may be another server's, for this server's containers too."""
-        index, bearer = host.index(name), self._uplink(host)
+        index, bearer = host.index(name), self._seen(host)
         for address in _addresses(link):
             host.set_host_route(index, address)
             if bearer is not None and self.settings.proxy:
@@ -151,7 +150,7 @@ class Routed(Veths):
         """The addresses are at the server's own MAC."""
         if self.settings.uplink and self.settings.proxy:
             with netlink.opened() as host:
-                bearer = self._uplink(host)
+                bearer = self._seen(host)
             if bearer is not None:
                 self._announcer.announce(link.model_copy(update={"mac": bearer.mac}), bearer.name)
 
@@ -162,11 +161,22 @@ class Routed(Veths):
         found = uplink.bearer(host, self.settings.uplink)
         if found is None:
             raise _no_uplink(self.settings.uplink)
+        self._last_seen = found
         return found
+
+    def _seen(self, host: Netlink) -> LinkState | None:
+        """The same, as it was when this driver last looked at it."""
+        seen = self._last_seen
+        return seen if seen is not None and netlink.index(seen.name) == seen.index else self._uplink(host)
 
 
 def _no_uplink(name: str) -> HostFailure:
     return HostFailure(f"this server has no interface {name}", hint="set the driver's uplink to one that `ip link` shows", code="no_uplink")
+
+
+def _router_mac(mac: str) -> str:
+    """Of a link's outer end: locally administered, and never the container's own."""
+    return f"{int(mac[:2], 16) & 0xFC ^ 0x06:02x}{mac[2:]}"
 
 
 def _addresses(link: Link) -> list[Address]:

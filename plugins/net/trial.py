@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hostler.core.errors import HostFailure
-from hostler.core.specs import FirewallRule
+from hostler.core.specs import FirewallRule, Link
 from hostler.host import netlink, netns, nftables
-from hostler_plugins.net import filters, gate, guard, rates
+from hostler_plugins.net import filters, gate, guard, rates, wall
 from hostler_plugins.net.elements import Place
 from hostler_plugins.net.filters import Direction
 
@@ -19,7 +19,10 @@ _EVERY_KIND = (
     FirewallRule(action="drop", protocol="icmp"),
 )
 _REJECT = (FirewallRule(action="reject", direction="out"), FirewallRule(action="reject", direction="in"))
-_SWITCHED = "a bridge answers what containers send, not what it has switched to one"
+_SILENT = {
+    "bridge": "a bridge answers what containers send, not what it has switched to one",
+    "netdev": "nothing is answered from where a macvlan's rules are",
+}
 _KERNEL = "use a kernel with {}, or load the modules"
 
 
@@ -59,7 +62,7 @@ class Outcome:
     def lacks(self) -> list[tuple[str, str, bool]]:
         """What does not, the remedy, and whether the driver cannot work without."""
         known = (
-            (f"no {self.joining}", self.links, _KERNEL.format("bridge and veth"), True),
+            (f"no {self.joining}", self.links, _KERNEL.format("bridge, veth and macvlan"), True),
             ("no anti-spoofing and isolation", self.rules, "install libnftables1; " + _KERNEL.format("nf_tables and its families"), True),
             ("no rate towards containers", self.rate_in, _KERNEL.format("sch_tbf"), False),
             ("no rate from containers", self.rate_out, _KERNEL.format("ifb, sch_ingress, cls_u32, act_mirred and sch_tbf"), False),
@@ -82,6 +85,18 @@ def of_bridges() -> Outcome:
         host.place_mac(host.index(_LINK), _MAC)
 
     return _outcome("veth links on a bridge", join, lambda place: guard.base(place, "vtrial"), "bridge", frozenset({"out"}))
+
+
+def of_macvlans() -> Outcome:
+    """For children of an uplink. Takes some 10 ms and leaves nothing. Nothing is answered where their rules are."""
+    link = Link(name=_LINK, mac=_MAC, addresses=("198.18.0.2/15", "fd00::2/64"), pool=("198.18.0.0/15", "fd00::/64"), reachable=("198.18.1.0/24",))
+
+    def join(host: netlink.Netlink) -> None:
+        host.add_veth(_PEER, _BRIDGE, mtu=1500)
+        with netns.opened(netns.own()) as here:
+            host.add_macvlan(_LINK, host.index(_PEER), mtu=1500, mac=_MAC, netns=here)
+
+    return _outcome("macvlan links", join, lambda place: wall.base(place, link), "netdev", frozenset())
 
 
 def of_routes() -> Outcome:
@@ -118,7 +133,7 @@ def _try(
             rate_in=_why(lambda: rates.set_in(host, host.index(_LINK), 1_000_000)),
             rate_out=_why(lambda: rates.set_out(host, _LINK, host.index(_LINK), 1_000_000, "")),
             firewall=_why(lambda: _run(filters.install(place, "trial", _LINK, _EVERY_KIND, frozenset()))),
-            refusal=refusal or (None if len(refusing) == len(_REJECT) else _SWITCHED),
+            refusal=refusal or (None if len(refusing) == len(_REJECT) else _SILENT[place.family]),
             refusing=frozenset() if refusal else refusing,
         )
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hostler.contracts.driver import Host
+from hostler.contracts.net import Net
 from hostler.core.names import new_id
 from hostler.core.specs import Link
 from hostler.host import lab, netns
 from hostler_plugins.net.bridge import Bridge
-from hostler_plugins.net.veths import Veths
 
 POOL_V4, POOL_V6 = "198.18.0.0/15", "fd00:686f:7374::/48"
 GATEWAY_V4, GATEWAY_V6 = "198.18.0.1", "fd00:686f:7374::1"
@@ -81,16 +81,16 @@ class World:
     """The lab network of one test, and what was put into it."""
 
     tmp_path: Path
-    kind: type[Veths] = Bridge
+    kind: type[Net] = Bridge
     more: dict[str, object] = field(default_factory=dict)
     """Settings of the driver beside its uplink."""
     network: int | None = None
     """The tenants' own network in which :meth:`placed` puts containers."""
     installation: str = field(default_factory=lambda: "t" + new_id(6))
-    drivers: dict[str, Veths] = field(default_factory=dict)
+    drivers: dict[str, Net] = field(default_factory=dict)
     containers: list[Container] = field(default_factory=list)
 
-    def add_server(self, name: str, number: int) -> Veths:
+    def add_server(self, name: str, number: int) -> Net:
         """A server with the driver set up."""
         lab.add_server(self.installation, name, f"198.18.0.{number}/15", f"fd00:686f:7374::{number:x}/48")
         with self.on(name):
@@ -98,7 +98,7 @@ class World:
             self.drivers[name].setup()
         return self.drivers[name]
 
-    def new_driver(self, name: str) -> Veths:
+    def new_driver(self, name: str) -> Net:
         """A driver as a worker that has just started has it."""
         settings = {f"net:{self.kind.name}": {"uplink": lab.UPLINK} | self.more}
         return self.kind(Host(self.installation, name, self.tmp_path / name, self.tmp_path, settings=settings))
