@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hostler.contracts.images import UnpackLimits
-from hostler.core.errors import Invalid
+from hostler.core.errors import HostlerError, Invalid
+from hostler.host import mounts
 from hostler.testing.arenas.images import HONEST, HOSTILE, LINKS, ImagesArena
 from hostler.testing.content import NAMES
 
@@ -56,6 +57,18 @@ def test_rubbish(arena: ImagesArena) -> None:
         with pytest.raises(Invalid) as raised:
             arena.unpack(file)
         assert raised.value.message
+
+
+@pytest.mark.promise("no-room", "an archive for which the disk has no room is refused in words")
+def test_full(arena: ImagesArena) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("nobody but root may mount a disk that can be filled")
+    into = arena.folder / "tiny"
+    into.mkdir()
+    mounts.mount("tmpfs", into, "tmpfs", options="size=128k")
+    with pytest.raises(HostlerError) as raised:
+        arena.images.unpack(arena.archive((("etc/big", "f", "x" * 400_000),)), into, UnpackLimits())
+    assert raised.value.message and raised.value.hint
 
 
 @pytest.mark.promise("together", "eight threads unpack at once")

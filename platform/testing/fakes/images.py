@@ -10,6 +10,7 @@ from hostler.contracts.driver import Host, Item, Probe
 from hostler.contracts.images import Images, ImagesCapabilities, Unpacked, UnpackLimits
 from hostler.core.errors import Invalid
 from hostler.core.specs import ImageConfig
+from hostler.host.failures import explained
 from hostler.testing.fakes import trees
 from hostler.testing.faults import Faults
 
@@ -53,7 +54,8 @@ class FakeImages(Images):
         strange = [name for name, (kind, _, _) in tree.items() if kind not in ("f", "d", "l")]
         if strange:
             raise Invalid(f"{strange[0]!r} is a device", hint="an image holds files, folders and links", code="image_hostile")
-        trees.write(into, tree)
+        with explained(f"unpack into {into}"):
+            trees.write(into, tree)
         self.faults.passing("images.unpack:done")
         return Unpacked(config=config, bytes=total, entries=len(tree))
 
