@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hostler.core.errors import HostFailure, Unsupported
+from hostler.host.failures import explained
 
 _LIBRARY = "libseccomp.so.2"
 #: Counted up when the same profile is to give another program.
@@ -60,19 +61,22 @@ def available() -> bool:
 def filter_file(profile: dict[str, Any], folder: Path) -> Path:
     """The file in ``folder`` that holds ``profile`` as a program, compiled if it is not there yet; its name is a digest.
 
-    It appears whole or not at all. Raises :class:`Unsupported` without the library and :class:`HostFailure` when it refuses.
+    It appears whole or not at all. Raises :class:`Unsupported` without the library, :class:`HostFailure` when it refuses, and
+    :class:`~hostler.core.errors.NoRoom`.
     """
     said = json.dumps([_FORM, _version(), os.uname().machine, profile], sort_keys=True)
     file = folder / f"{hashlib.sha256(said.encode()).hexdigest()}.bpf"
     if file.exists():
         return file
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    program = compiled(profile)
     draft = folder / f".{os.urandom(6).hex()}"
-    try:
-        draft.write_bytes(compiled(profile))
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
+    with explained("keep a compiled seccomp filter"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            draft.write_bytes(program)
+            draft.replace(file)
+        finally:
+            draft.unlink(missing_ok=True)
     return file
 
 

@@ -98,4 +98,7 @@ def test_what_cannot_be_compiled_is_refused_and_leaves_nothing(tmp_path: Path) -
         seccomp.filter_file({"defaultAction": "SCMP_ACT_NOTIFY", "syscalls": []}, tmp_path / "filters")
     with pytest.raises(HostFailure, match="architecture"):
         seccomp.filter_file(bundle.seccomp() | {"architectures": ["SCMP_ARCH_ABACUS"]}, tmp_path / "filters")
-    assert list((tmp_path / "filters").iterdir()) == []
+    assert not (tmp_path / "filters").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(HostFailure, match="keep a compiled seccomp filter"):
+        seccomp.filter_file(bundle.seccomp(), tmp_path / "file" / "filters")
