@@ -60,12 +60,15 @@ def test_the_guides_code_is_the_packages() -> None:
 
 
 def test_the_guides_commands_are_commands(tmp_path: Path) -> None:
-    lines = [shlex.split(line) for block in _blocks("sh") for line in block.splitlines()]
+    lines = [shlex.split(line, comments=True) for block in _blocks("sh") for line in block.splitlines()]
     programs = {line[0] for line in lines}
-    assert programs == {"pytest", "pip", "hostler"}
+    assert programs == {"pytest", "pip", "hostler", "ops/bench"}
     for words in lines:
         if words[0] == "pip":
             assert (ROOT / words[-1] / "pyproject.toml").is_file()
+        elif words[0] == "ops/bench":
+            told = subprocess.run([ROOT / words[0], words[1], "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
+            assert all(option in told for option in words[2:] if option.startswith("-"))
         elif words[0] == "hostler":
             shown = CliRunner().invoke(cli, [words[1], "--help"])
             assert shown.exit_code == 0 and all(option in shown.output for option in words[2:] if option.startswith("-"))
