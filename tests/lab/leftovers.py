@@ -31,8 +31,8 @@ from tests.lab.machine import cgroup_folders, cgroup_members
 _RUNNING = frozenset({"sandbox", "runtime state", "folder", "process", "cgroup", "link", "rules", "record", "subvolume"})
 _STOPPED = frozenset({"folder", "subvolume"})
 _EXPECTED = {"running": _RUNNING, "stopped": _STOPPED}
-#: Of nobody in particular.
-_SHARED = frozenset({"pool"})
+#: Of nobody in particular: the pool, and where CRIU keeps what it knows of the kernel.
+_SHARED = frozenset({"pool", "mount"})
 
 
 def leftovers(platform: Platform) -> list[str]:

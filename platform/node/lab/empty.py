@@ -49,7 +49,7 @@ def empty(drivers: Drivers) -> Emptied:
         for driver in _in_order(drivers, "ns", "limits", "net"):
             done.attempt(f"{driver.group} driver {driver.name}, container {container}", _remove(driver, container))
     done.containers = len(ids)
-    for driver in _in_order(drivers, "ns", "net", "limits"):
+    for driver in _in_order(drivers, "ns", "net", "limits", "checkpoint"):
         done.attempt(f"{driver.group} driver {driver.name}, teardown", driver.teardown)
     return done
 
