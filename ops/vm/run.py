@@ -26,7 +26,7 @@ from console import Console
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: What of the checkout goes into the machine.
 PARTS = ("platform", "plugins", "tests", "ops", "docs", "pyproject.toml", "README.md", ".pypath", ".tools/libexec")
-MINUTES = 25.0
+MINUTES = 40.0
 _POOL, _RESULTS = 6 << 30, 64 << 20
 _KEPT = 5
 #: Measured: with two processors, five-level page tables or SMAP, kernel 6.12 panics now and then under emulation. Without ``cx16=off``
