@@ -223,6 +223,24 @@ def test_every_flipped_byte_of_an_encrypted_one_is_seen_without_its_key(key: Key
             verify(io.BytesIO(bytes(broken)))
 
 
+def test_every_flipped_byte_of_a_manifest_is_seen_by_who_reads_no_further() -> None:
+    stream = packed(CONTENT)
+    for at in range(14 + struct.unpack(">I", stream[10:14])[0] + 32):
+        broken = bytearray(stream)
+        broken[at] ^= 0x01
+        with pytest.raises(Invalid):
+            read_manifest(io.BytesIO(bytes(broken)))
+
+
+def test_the_damaged_part_is_named() -> None:
+    stream = packed({"first": b"a" * 500, "second": b"b" * 500})
+    end = stream.index(b"E" + struct.pack(">Q", 500))
+    broken = bytearray(stream)
+    broken[end + 20] ^= 1
+    with pytest.raises(Invalid, match="part first does not match its digest"):
+        verify(io.BytesIO(bytes(broken)))
+
+
 @KEYS
 def test_every_cut_is_seen(tmp_path: Path, secret: Key | None) -> None:
     stream = packed(CONTENT, secret)
