@@ -11,7 +11,7 @@ from tests.testing.suite import ROOT, run_suite
 
 FAKES = ("storage:fake", "limits:fake", "net:fake", "ns:fake", "images:fake")
 OURS = (
-    "storage:btrfs", "storage:loop", "storage:overlay", "limits:cgroup1", "ns:runc", "ns:crun", "net:bridge", "net:routed", "images:rootfs", "images:oci",
+    "storage:btrfs", "storage:loop", "storage:overlay", "limits:cgroup1", "ns:runc", "ns:crun", "net:bridge", "net:routed", "net:vxlan", "images:rootfs", "images:oci",
 )  # fmt: skip
 
 
