@@ -29,14 +29,14 @@ class Volumes(Subject):
         volume, driver, can = "v00", self.driver, self.driver.capabilities
         steps = [Step("create", partial(driver.create, volume, IMAGE, _SIZE), self.create, self.created)]
         if can.quota:
-            steps.append(Step("resize", partial(driver.resize, volume, _LARGER), self.resize))
+            steps.append(Step("resize", partial(driver.resize, volume, _LARGER), self.resize, self.resized))
         steps.append(Step("usage", partial(driver.usage, volume), self.usage))
         if can.snapshot:
-            steps.append(Step("snapshot", partial(driver.snapshot, volume, "s1"), self.snapshot))
+            steps.append(Step("snapshot", partial(driver.snapshot, volume, "s1"), self.snapshot, self.snapped))
             steps.append(Step("delete_snapshot", partial(driver.delete_snapshot, volume, "s1"), self.delete_snapshot))
         return [*steps, Step("delete", partial(driver.delete, volume), self.delete)]
 
-    created = ""
+    created = resized = snapped = ""
 
     @abstractmethod
     def create(self) -> None:
@@ -94,13 +94,14 @@ class Btrfs(Volumes):
 class Loop(Volumes):
     """A copy of the image's disk, grown."""
 
-    created = "cp, truncate, resize2fs"
+    created, resized, snapped = "cp, truncate, resize2fs", "e2fsck, truncate, resize2fs", "cp, sync of file and folder"
 
     def create(self) -> None:
         self._copy(self.image / "disk", self.at)
         self._grow(_SIZE)
 
     def resize(self) -> None:
+        tool("e2fsck", "-f", "-p", self.at)
         self._grow(_LARGER)
 
     def usage(self) -> None:
@@ -108,6 +109,7 @@ class Loop(Volumes):
 
     def snapshot(self) -> None:
         self._copy(self.at, self.then)
+        tool("sync", self.then, self.bare)
 
     def _copy(self, source: Path, target: Path) -> None:
         tool("cp", "--reflink=auto", "--sparse=always", source, target)
