@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
 import structlog
 
 from hostler.contracts.driver import Host
+from hostler.core.errors import HostlerError
 from hostler.host import freezer, guest, lxcfs
 
 log = structlog.get_logger()
@@ -33,7 +35,7 @@ class Views(threading.Thread):
         while not self._closing.wait(TICK):
             try:
                 self.look()
-            except OSError as error:  # out of descriptors or memory: the next look may fare better
+            except (HostlerError, OSError) as error:  # out of descriptors or memory, say: the next look may fare better
                 log.warning("cannot look after lxcfs", error=str(error))
 
     def close(self) -> None:
@@ -49,7 +51,9 @@ class Views(threading.Thread):
             log.info("lxcfs answers" if device else "lxcfs does not answer: containers see the server's figures")
         self._seen, self._next = device, time.monotonic() + ROUND
         folders = self._host.state_dir / "containers"
-        for container in sorted(entry.name for entry in folders.iterdir()) if folders.is_dir() else ():
+        for container in sorted(os.listdir(folders)) if folders.is_dir() else ():
+            if container.startswith("."):
+                continue  # a draft
             self._set(container, shown=device is not None)
 
     def _set(self, container: str, *, shown: bool) -> None:

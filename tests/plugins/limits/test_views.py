@@ -169,6 +169,19 @@ def test_a_frozen_container_has_none_of_it_and_a_thawed_one_all(service: Lxcfs) 
     assert total(world, spec) == 64 * MIB
 
 
+def test_what_is_missing_is_told_and_what_is_no_container_passed_over(service: Lxcfs) -> None:
+    world = service.world
+    (world.host.state_dir / "containers" / ".draft").mkdir(parents=True)
+    Views(world.host).look()
+    assert lxcfs.lack(world.host) is None
+    assert "lxcfs" not in str(world.limits.probe().lacks)
+    service.end()
+    lack = lxcfs.lack(world.host)
+    assert lack is not None and lack.remedy and not lack.blocks
+    assert lack in world.limits.probe().lacks
+    (world.host.state_dir / "containers" / ".draft").rmdir()
+
+
 def test_the_servers_own_processes_are_never_touched(service: Lxcfs) -> None:
     me = Identity.of(os.getpid())
     assert me is not None
