@@ -43,13 +43,20 @@ ALLOWED: dict[str, frozenset[State]] = {
     "restart": frozenset({State.RUNNING, State.FROZEN, State.STOPPED, State.ERROR}),
     "resize": frozenset({State.RUNNING, State.STOPPED}),
     "exec": frozenset({State.RUNNING}),
+    "suspend": frozenset({State.RUNNING}),
+    "discard": frozenset({State.SUSPENDED, State.ERROR}),
+    "resume": frozenset({State.SUSPENDED, State.ERROR}),
+    "migrate": frozenset({State.RUNNING, State.SUSPENDED, State.STOPPED}),
+    "checkpoint": frozenset({State.RUNNING}),
+    "checkpoint.delete": frozenset({State.STOPPED, State.RUNNING, State.FROZEN, State.SUSPENDED, State.ERROR}),
+    "restore": frozenset({State.RUNNING, State.STOPPED, State.SUSPENDED, State.ERROR}),
     "delete": frozenset({State.STOPPED, State.RUNNING, State.FROZEN, State.SUSPENDED, State.ERROR}),
 }
 
 _ADVICE = {
     State.STOPPED: "start it first",
     State.RUNNING: "stop it first",
-    State.SUSPENDED: "resume it first",
+    State.SUSPENDED: "resume it first, or give its memory up: hostler stop --discard-memory",
     State.ERROR: "its last operation says what went wrong; start it again or delete it",
 }
 

@@ -44,6 +44,12 @@ def take_down(node: str, grace: float) -> list[Step]:
     ]
 
 
+def take_down_to_move(node: str, grace: float) -> list[Step]:
+    """The same, and each step's undo brings it up again: undone backwards, they are those of :func:`bring_up`."""
+    undos = {"sandbox.stop": "sandbox.start", "network.detach": "network.attach", "sandbox.delete": "sandbox.create", "limits.remove": "limits.create"}
+    return [step.model_copy(update={"undo": undos[step.verb]}) for step in take_down(node, grace)]
+
+
 def remove_volume(node: str) -> list[Step]:
     """What is left of a container that was taken down."""
     return [

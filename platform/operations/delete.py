@@ -6,11 +6,12 @@ from sqlalchemy.orm import Session
 
 from hostler.core.errors import ErrorReport
 from hostler.core.lifecycle import State, check_allowed
-from hostler.operations import container_steps
+from hostler.operations import container_steps, mobility_steps
 from hostler.operations.container_spec import container_spec
 from hostler.operations.kind import Kind
 from hostler.operations.provision import forget_container
 from hostler.operations.steps import Step
+from hostler.store import checkpoints
 from hostler.store.models import Container, Operation
 
 
@@ -28,7 +29,8 @@ class Delete(Kind):
             return []  # it never came to a server
         op.spec = container_spec(session, container, self.provider).model_dump(mode="json")
         node = container.node.name
-        return [*container_steps.take_down(node, float(op.args.get("grace", 0))), *container_steps.remove_volume(node)]
+        kept = [mobility_steps.remove(row.node.name, row) for row in checkpoints.of_container(session, container.id)]
+        return [*container_steps.take_down(node, float(op.args.get("grace", 0))), *kept, *container_steps.remove_volume(node)]
 
     def succeeded(self, session: Session, op: Operation, steps: list[Step]) -> None:
         forget_container(session, session.get_one(Container, op.target_id))

@@ -20,7 +20,17 @@ from hostler.core.errors import ErrorReport, HostlerError, Unavailable
 from hostler.core.messages import Batch, Direction, Report, StepOrder, now
 from hostler.core.specs import ContainerSpec
 from hostler.operations.kind import Kind
-from hostler.operations.steps import Step, StepState, dump, load, next_run, progress, undo_run
+from hostler.operations.steps import (
+    Step,
+    StepState,
+    dump,
+    load,
+    next_run,
+    only_tidying,
+    progress,
+    settled,
+    undo_run,
+)
 from hostler.operations.unasked import OPEN, stop_if_ended
 from hostler.store.engine import ATTEMPTS, Store, is_conflict
 from hostler.store.events import add_event
@@ -171,7 +181,7 @@ class Engine:
         steps = load(op.steps)
         node = session.scalar(select(Node).where(Node.name == op.node_name))
         if node is not None and node.state == "offline":
-            if node.seen_at is None or now() - node.seen_at > PATIENCE:
+            if (node.seen_at is None or now() - node.seen_at > PATIENCE) and not _awaited(steps):
                 self._give_up(session, op, steps, node, out)
                 return
             op.lease_until = now() + QUEUE_GRAIN
@@ -180,7 +190,10 @@ class Engine:
         self._dispatch(session, op, steps, out)
 
     def _give_up(self, session: Session, op: Operation, steps: list[Step], node: Node, out: Outbox) -> None:
-        """The server went away in the middle: what it holds is reaped when it comes back (see workers/fleet.py)."""
+        """The server went away in the middle: what it holds is reaped when it comes back (see workers/control_side.py)."""
+        if op.state == "running" and only_tidying(steps):
+            self._conclude(session, op, steps, out)
+            return
         error = Unavailable(
             f"server {node.name} went offline while this was under way",
             hint=f"what was left on it is cleaned up when it is back; hostler node show {node.name} tells more",
@@ -196,7 +209,7 @@ class Engine:
     def _dispatch(self, session: Session, op: Operation, steps: list[Step], out: Outbox) -> None:
         """Send what comes next in the direction that the operation has; end it when nothing does."""
         forward = op.state == "running"
-        if forward and op.cancel_asked and any(step.state == StepState.PENDING for step in steps):
+        if forward and op.cancel_asked and not settled(steps) and any(step.state == StepState.PENDING for step in steps):
             self._turn_back(session, op, steps, _cancelled(), out)
             return
         run = next_run(steps) if forward else undo_run(steps)
@@ -237,8 +250,16 @@ class Engine:
             self._end(session, op, out, "done")
             return
         error = ErrorReport.model_validate(op.error)
-        self.kinds[op.kind].failed(session, op, error)
         stuck = any(step.state == StepState.UNDO_FAILED for step in steps)
+        other = [] if stuck else self.kinds[op.kind].instead(session, op, error)
+        if other:
+            for step in steps:
+                step.state = StepState.UNDONE if step.state == StepState.PENDING else step.state
+            op.state, op.error = "running", None
+            _claim(session, op)
+            self._dispatch(session, op, [*steps, *other], out)
+            return
+        self.kinds[op.kind].failed(session, op, error)
         self._end(session, op, out, "needs_attention" if stuck else "cancelled" if error.code == "cancelled" else "failed")
 
     def _end(self, session: Session, op: Operation, out: Outbox, state: str) -> None:
@@ -272,11 +293,16 @@ class Engine:
         if report.refused is not None:
             op.lease_until = now()  # claimed anew, with a higher fence, at the next tick
         elif report.final:
-            failed = next((step.error for step in steps if step.state == StepState.FAILED and step.error), None)
+            failed = next((step.error for step in steps if step.state == StepState.FAILED and step.error and not step.afterwards), None)
             if failed is not None and op.state == "running":
                 self._turn_back(session, op, steps, failed, out)
             else:
                 self._dispatch(session, op, steps, out)
+
+
+def _awaited(steps: list[Step]) -> bool:
+    """Whether a step is under way whose end only its server knows."""
+    return any(step.awaited and step.state in (StepState.RUNNING, StepState.UNDOING) for step in steps)
 
 
 def _earlier(session: Session, op: Operation) -> str | None:

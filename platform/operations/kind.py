@@ -46,6 +46,10 @@ class Kind(ABC):
     def begin(self, session: Session, op: Operation) -> list[Step]:
         """Check what only now can be checked, set the target's state between, and plan. A HostlerError fails the operation."""
 
+    def instead(self, session: Session, op: Operation, error: ErrorReport) -> list[Step]:
+        """Steps of another way to do what was asked, after all of the first way's undos have run; none: there is no other, and it has failed."""
+        return []
+
     @abstractmethod
     def succeeded(self, session: Session, op: Operation, steps: list[Step]) -> None:
         """Write down the outcome."""

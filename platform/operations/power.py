@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from hostler.core.errors import ErrorReport
+from hostler.core.errors import Conflict, ErrorReport
 from hostler.core.lifecycle import State, Wanted, check_allowed
 from hostler.core.messages import now
 from hostler.operations import container_steps
@@ -25,6 +25,10 @@ class _Power(Kind):
     def _claim(self, session: Session, op: Operation) -> tuple[Container, str]:
         container = session.get_one(Container, op.target_id)
         check_allowed(self.name, State(container.state), container.name)
+        if container.checkpoint_id is not None:
+            raise Conflict(
+                f"the memory of {container.name} is on disk", hint="resume it, or give that memory up: hostler stop --discard-memory", code="wrong_state"
+            )
         op.spec = container_spec(session, container, self.provider).model_dump(mode="json")
         op.args = op.args | {"state_before": container.state}
         container.state = self.between

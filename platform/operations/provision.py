@@ -9,12 +9,13 @@ from hostler.core.errors import Conflict, ErrorReport
 from hostler.core.lifecycle import State
 from hostler.core.limits import Limits
 from hostler.core.messages import now
-from hostler.operations import container_steps
+from hostler.operations import container_steps, promises
+from hostler.operations.candidates import candidate
 from hostler.operations.container_spec import container_spec
 from hostler.operations.kind import Kind
 from hostler.operations.steps import Step
-from hostler.placement.choose import Candidate, Choice, choose
-from hostler.store import addresses, nodes
+from hostler.placement.choose import Choice, choose
+from hostler.store import addresses, checkpoints, nodes
 from hostler.store.models import Container, Node, Operation
 
 
@@ -46,7 +47,7 @@ class Provision(Kind):
         choice = choose([candidate(node) for node in rows], limits, container.drivers, self.provider.overcommit)
         node = next(row for row in rows if row.name == choice.node)
         container.node_id, container.drivers = node.id, choice.drivers.model_dump()
-        container.id_slot = nodes.free_slot(session, node.id)
+        container.id_slot = nodes.free_slot(session)
         nodes.promise(session, node.id, limits)
         session.flush()
         return choice
@@ -64,27 +65,13 @@ class Provision(Kind):
         forget_container(session, container)
 
 
-def candidate(node: Node) -> Candidate:
-    """A server's row as placement sees it."""
-    usable = frozenset(f"{fact['group']}:{fact['name']}" for fact in node.facts.get("drivers", []) if fact["usable"])
-    return Candidate(
-        name=node.name,
-        online=node.state == "online",
-        cpus=node.cpus,
-        memory=node.memory,
-        disk=node.disk,
-        cpus_promised=node.cpus_promised,
-        memory_promised=node.memory_promised,
-        disk_promised=node.disk_promised,
-        drivers=usable,
-    )
-
-
 def forget_container(session: Session, container: Container) -> None:
-    """Take the row out of the store, with its address and its server's promise."""
+    """Take the row out of the store, with its address, its checkpoints and its server's promise."""
     addresses.release(session, container.id)
     if container.node_id is not None:
-        nodes.promise(session, container.node_id, Limits.model_validate(container.limits), sign=-1)
+        promises.give_back(session, container.node_id, promises.held(container))
+    for row in checkpoints.of_container(session, container.id):
+        checkpoints.forget(session, row)
     session.expire(container, ["address"])
     session.flush()
     session.delete(container)

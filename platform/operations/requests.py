@@ -87,15 +87,15 @@ def create(session: Session, asker: Asker, name: str, image: str, plan: str, pro
     )
     session.add(container)
     session.flush()
-    return _operation(session, asker, "provision", container)
+    return add_operation(session, asker, "provision", container)
 
 
 def power(session: Session, asker: Asker, name: str, kind: str, args: dict[str, Any]) -> Operation:
     """Ask for start, stop or restart."""
     container = find_container(session, asker.account, name)
-    _check_state(session, container, kind)
+    check_state(session, container, kind)
     container.wanted = Wanted.STOPPED if kind == "stop" else Wanted.RUNNING
-    return _operation(session, asker, kind, container, args)
+    return add_operation(session, asker, kind, container, args)
 
 
 def resize(session: Session, asker: Asker, name: str, change: LimitsChange) -> Operation:
@@ -104,8 +104,8 @@ def resize(session: Session, asker: Asker, name: str, change: LimitsChange) -> O
     if not change.model_fields_set:
         raise Invalid("the resize changes nothing", hint="give at least one limit, such as memory or cpu")
     _changed(Limits.model_validate(container.limits), change)
-    _check_state(session, container, "resize")
-    return _operation(session, asker, "resize", container, {"change": change.model_dump(mode="json", exclude_unset=True)})
+    check_state(session, container, "resize")
+    return add_operation(session, asker, "resize", container, {"change": change.model_dump(mode="json", exclude_unset=True)})
 
 
 def delete(session: Session, asker: Asker, name: str) -> Operation:
@@ -117,14 +117,14 @@ def delete(session: Session, asker: Asker, name: str) -> Operation:
     if going is not None:
         return going
     container.wanted = Wanted.ABSENT
-    return _operation(session, asker, "delete", container)
+    return add_operation(session, asker, "delete", container)
 
 
 def execute(session: Session, asker: Asker, name: str, command: ExecSpec) -> Operation:
     """Ask for a command inside a running container."""
     container = find_container(session, asker.account, name)
     check_allowed("exec", State(container.state), container.name)
-    return _operation(session, asker, "exec", container, {"command": command.model_dump(mode="json")}, exclusive=False)
+    return add_operation(session, asker, "exec", container, {"command": command.model_dump(mode="json")}, exclusive=False)
 
 
 def import_image(session: Session, asker: Asker, name: str, digest: str, size: int) -> Operation:
@@ -132,14 +132,14 @@ def import_image(session: Session, asker: Asker, name: str, digest: str, size: i
     image = _new_image(session, asker, name)
     image.digest, image.size = digest, size
     session.flush()
-    return _operation(session, asker, "image.import", image)
+    return add_operation(session, asker, "image.import", image)
 
 
 def build_image(session: Session, asker: Asker, name: str, recipe: str) -> Operation:
     """Ask for an image made from a recipe. Only the provider may: it runs package tools on a server."""
     image = _new_image(session, asker, name)
     session.flush()
-    return _operation(session, asker, "image.build", image, {"recipe": recipe})
+    return add_operation(session, asker, "image.build", image, {"recipe": recipe})
 
 
 def delete_image(session: Session, asker: Asker, name: str) -> Operation:
@@ -153,7 +153,7 @@ def delete_image(session: Session, asker: Asker, name: str) -> Operation:
     if image.state != "ready":
         raise Conflict(f"image {name} is {image.state}", hint="wait until its operation has ended", code="wrong_state")
     image.state = "deleting"
-    return _operation(session, asker, "image.delete", image)
+    return add_operation(session, asker, "image.delete", image)
 
 
 def cancel(session: Session, operation: Operation) -> None:
@@ -186,7 +186,7 @@ def _changed(limits: Limits, change: LimitsChange) -> Limits:
         raise Invalid(f"these limits do not go together: {error}", hint="see the container's present limits: hostler show") from error
 
 
-def _check_state(session: Session, container: Container, kind: str) -> None:
+def check_state(session: Session, container: Container, kind: str) -> None:
     """The state decides now only when nothing is under way; else it decides when the operation's turn comes."""
     waiting = session.scalars(
         select(Operation.id)
@@ -199,9 +199,10 @@ def _check_state(session: Session, container: Container, kind: str) -> None:
         raise Conflict(f"{len(waiting)} operations wait for container {container.name}", hint="wait for them, or cancel some", code="queue_full")
 
 
-def _operation(
+def add_operation(
     session: Session, asker: Asker, kind: str, target: Container | Image, args: dict[str, Any] | None = None, *, exclusive: bool = True
 ) -> Operation:
+    """A new operation's row. The caller has checked that it may be asked for."""
     op = Operation(
         kind=kind,
         account_id=target.account_id or asker.account.id,

@@ -8,9 +8,9 @@ from hostler.core.errors import ErrorReport, NoRoom
 from hostler.core.lifecycle import State, check_allowed
 from hostler.core.limits import Limits, LimitsChange
 from hostler.operations import container_steps
+from hostler.operations.candidates import candidate
 from hostler.operations.container_spec import container_spec
 from hostler.operations.kind import Kind
-from hostler.operations.provision import candidate
 from hostler.operations.steps import Step
 from hostler.placement.choose import refusal
 from hostler.store import nodes

@@ -27,6 +27,10 @@ class Step(BaseModel):
 
     ``node`` empty: done by the control worker itself when the operation began, in the same transaction.
     ``weight`` is its part of the progress bar; ``note`` a sentence for whoever looks.
+
+    ``settles``: once it is done there is no way back; neither it nor a step before it is undone, and a cancel comes too late.
+    ``awaited``: only its server knows how it ended, so that one is waited for however long it is away.
+    ``afterwards``: tidying up; should it fail, what was asked for is done all the same.
     """
 
     name: str
@@ -38,6 +42,9 @@ class Step(BaseModel):
     weight: int = 1
     state: StepState = StepState.PENDING
     note: str = ""
+    settles: bool = False
+    awaited: bool = False
+    afterwards: bool = False
     result: dict[str, Any] | None = None
     error: ErrorReport | None = None
     ms: float | None = None
@@ -71,12 +78,23 @@ def next_run(steps: list[Step]) -> list[int]:
     return run
 
 
+def settled(steps: list[Step]) -> int:
+    """How many steps there is no way back behind."""
+    return max((i + 1 for i, step in enumerate(steps) if step.settles and step.state == StepState.DONE), default=0)
+
+
+def only_tidying(steps: list[Step]) -> bool:
+    """Whether all that is left to do may as well fail."""
+    return all(step.afterwards for step in steps if step.state in (StepState.PENDING, StepState.RUNNING))
+
+
 def undo_run(steps: list[Step]) -> list[int]:
     """Indices of the steps to undo next, last first, for one server. A failed step is undone too: it may be half done."""
+    first = settled(steps)
     undoable = [
         i
         for i, step in enumerate(steps)
-        if step.undo and step.state in (StepState.DONE, StepState.FAILED, StepState.RUNNING, StepState.UNDOING)
+        if i >= first and step.undo and step.state in (StepState.DONE, StepState.FAILED, StepState.RUNNING, StepState.UNDOING)
     ]
     run: list[int] = []
     for index in reversed(undoable):

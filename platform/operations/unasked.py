@@ -18,7 +18,9 @@ from hostler.store.models import Container, Event, Operation
 
 #: States of an operation that has not ended.
 OPEN = ("queued", "running", "undoing")
-_BRING_UP = ("provision", "start", "restart")
+_BRING_UP = ("provision", "start", "restart", "resume", "migrate", "restore", "clone")
+#: Verbs whose result tells the init that they made or brought back.
+_MAKES_INIT = ("sandbox.create", "checkpoint.restore", "move.in")
 #: Of a container's ends, only the last few can be the present init's.
 _LOOKED_AT = 5
 
@@ -29,7 +31,7 @@ def is_busy(session: Session, container: Container) -> bool:
     return session.scalar(query.limit(1)) is not None
 
 
-def platform_operation(session: Session, kind: str, container: Container, reason: str) -> Operation:
+def platform_operation(session: Session, kind: str, container: Container, reason: str, args: dict[str, Any] | None = None) -> Operation:
     """An operation that nobody but the platform asked for. Whoever adds it has the engine look at it after the commit."""
     operation = Operation(
         kind=kind,
@@ -37,6 +39,7 @@ def platform_operation(session: Session, kind: str, container: Container, reason
         target_kind="container",
         target_id=container.id,
         target_name=container.name,
+        args=args or {},
         asked_by="the platform",
         reason=reason[:500],
     )
@@ -70,7 +73,7 @@ def _present_init(session: Session, container: Container) -> dict[str, Any] | No
         .order_by(Operation.ended_at.desc())
         .limit(1)
     )
-    made = next((step.result for step in reversed(load(last.steps)) if step.verb == "sandbox.create"), None) if last is not None else None
+    made = next((step.result for step in reversed(load(last.steps)) if step.verb in _MAKES_INIT and step.result), None) if last is not None else None
     return made if made and made.get("started_at") is not None else None
 
 

@@ -146,7 +146,7 @@ class Container(Base):
     """A container. What is wanted and what was last seen are two columns.
 
     ``fence`` is the number of the last claim of any operation on it. ``id_slot`` picks its range of host ids,
-    one of its own on its server.
+    one of its own on its server. ``checkpoint_id``: where its memory is while it is suspended; its server then promises it disk alone.
     """
 
     __tablename__ = "containers"
@@ -165,6 +165,7 @@ class Container(Base):
     process: Mapped[dict[str, Any]]
     drivers: Mapped[dict[str, Any]]
     fence: Mapped[int] = mapped_column(default=0)
+    checkpoint_id: Mapped[str | None] = mapped_column(String(26))
     error: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     started_at: Mapped[datetime | None]
@@ -173,6 +174,37 @@ class Container(Base):
     image: Mapped[Image] = relationship()
     node: Mapped[Node | None] = relationship()
     address: Mapped[Address | None] = relationship(back_populates="container")
+
+
+class Checkpoint(Base):
+    """Memory and files of a container at one instant, on the server where the container was. ``snapshot`` names the volume's part of it.
+
+    ``kind`` is ``manual``, or ``suspend`` of one that holds a suspended container's memory; ``state`` is creating, ready, removing or
+    broken (it could be neither finished nor removed).
+    """
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (Index("ix_checkpoints_page", "account_id", "created_at", "id"),)
+
+    id: Mapped[str] = _id()
+    container_id: Mapped[str] = mapped_column(ForeignKey("containers.id"), index=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"))
+    node_id: Mapped[str] = mapped_column(ForeignKey("nodes.id"), index=True)
+    name: Mapped[str] = mapped_column(String(63), default="")
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16), default="creating")
+    bytes: Mapped[int] = mapped_column(default=0)
+    stored: Mapped[int] = mapped_column(default=0)
+    pages: Mapped[int] = mapped_column(default=0)
+    memory: Mapped[int] = mapped_column(default=0)
+    snapshot: Mapped[str | None] = mapped_column(String(255))
+    frozen_ms: Mapped[float] = mapped_column(Float, default=0.0)
+    writer: Mapped[str] = mapped_column(String(128), default="")
+    parent: Mapped[str | None] = mapped_column(String(26))
+    operation_id: Mapped[str | None] = mapped_column(String(26))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    container: Mapped[Container] = relationship()
+    node: Mapped[Node] = relationship()
 
 
 class Block(Base):

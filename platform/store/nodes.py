@@ -91,9 +91,11 @@ def promise(session: Session, node_id: str, limits: Limits, sign: int = 1) -> No
     session.flush()
 
 
-def free_slot(session: Session, node_id: str) -> int:
-    """The lowest range of host ids that no container on the server has."""
-    taken = set(session.scalars(select(Container.id_slot).where(Container.node_id == node_id)))
+def free_slot(session: Session) -> int:
+    """The lowest range of host ids that no container has, on whichever server: what is in memory keeps its ids when it moves.
+
+    Callers hold a lock on all servers' rows, so that no two take the same."""
+    taken = set(session.scalars(select(Container.id_slot).where(Container.id_slot.is_not(None))))
     slot = 0
     while slot in taken:
         slot += 1

@@ -73,4 +73,4 @@ def test_promises_add_up_and_come_off(store: Store) -> None:
         nodes.promise(session, node.id, limits, sign=-1)
         session.refresh(node)
         assert (node.cpus_promised, node.memory_promised, node.disk_promised) == (0.5, 256 << 20, 1 << 30)
-        assert nodes.free_slot(session, node.id) == 0
+        assert nodes.free_slot(session) == 0
