@@ -162,3 +162,27 @@ def test_an_unknown_worker_is_asked_to_greet(world: World, side: ControlSide, mo
     monkeypatch.setattr(side.broker, "ask_greeting", asked.append)
     side.heartbeat(Heartbeat(node="alpha", instance="unknown", sent_at=now()))
     assert asked == ["alpha"]
+
+
+def test_what_a_server_has_of_a_container_that_lives_elsewhere_is_reaped_but_not_during_a_move(world: World, side: ControlSide) -> None:
+    container = world.container("web")
+    assert container is not None
+    with world.store.read() as session:
+        home = session.get_one(Node, container.node_id).name
+    other = "beta" if home == "alpha" else "alpha"
+    holds = FACTS.model_copy(update={"containers": [container.id]})
+    resize = world.ask(requests.resize, "web", LimitsChange(cpu=0.1))
+    side.hello(Hello(node=other, instance="one", facts=holds))
+    world.answer_all()
+    assert world.operation(resize).state == "done"
+    with world.store.read() as session:
+        assert session.scalars(select(Operation).where(Operation.kind == "reap")).all() == [], "an open operation decides what stays where"
+    side.hello(Hello(node=other, instance="two", facts=holds))
+    (batch,) = world.sent
+    assert batch.node == other and [order.verb for order in batch.steps] == ["move.clean"]
+    world.answer_all()
+    after = world.container("web")
+    assert after is not None and (after.state, after.node_id) == ("running", container.node_id)
+    assert events(world, "leak") == []
+    side.hello(Hello(node=home, instance="three", facts=holds.model_copy(update={"running": [container.id]})))
+    assert world.sent == []
