@@ -7,6 +7,7 @@ beside the node's cgroup, unless the worker is in one already.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from pathlib import Path
@@ -60,7 +61,7 @@ class Cgroup2(LimitsDriver):
         lacks += [
             Lack(what=f"cgroup v2 controller {name}", remedy=remedy) for name in ("cpuset", "io") if name not in have
         ]
-        lacks += filter(None, [lxcfs.lack(self.host)])
+        lacks += filter(None, [self._unprotected(), lxcfs.lack(self.host)])
         return Probe(offers=sorted(name for name, able in self.capabilities if able), lacks=lacks)
 
     def inventory(self) -> list[Item]:
@@ -90,7 +91,7 @@ class Cgroup2(LimitsDriver):
                 _hand_down(folder.parent)
                 if (folder.parent / "cpu.weight").exists():
                     cgroups.write(folder.parent, "cpu.weight", str(account_weight))
-            self._write(folder, limits)
+            self._limit(base, folder, limits)
         except BaseException:
             if not there:
                 self.remove(container)
@@ -100,7 +101,7 @@ class Cgroup2(LimitsDriver):
         return Cgroup(path=f"/{folder.relative_to(mount)}", parents={UNIFIED: str(folder)})
 
     def apply(self, container: str, limits: Limits) -> None:
-        self._write(self._folder(container), limits)
+        self._limit(self._base(), self._folder(container), limits)
 
     def usage(self, container: str) -> Usage:
         folder = self._folder(container)
@@ -123,8 +124,11 @@ class Cgroup2(LimitsDriver):
         base = self._base()
         places = place.found(base, container)
         for where in places:
+            guaranteed = _guarantee(base / where)
             cgroups.kill_all(base / where)
             cgroups.remove(base / where)
+            if guaranteed:
+                self._add_up(base, (base / where).parent)
         # when nothing was found, whoever was killed may have left any account's
         place.drop_empty(base, [where.split("/")[0] for where in places if "/" in where] if places else place.accounts(base))
 
@@ -170,6 +174,31 @@ class Cgroup2(LimitsDriver):
     def _disks(self) -> list[Device]:
         return blocks.under(self.host.state_dir)
 
+    def _limit(self, base: Path, folder: Path, limits: Limits) -> None:
+        former = _guarantee(folder)
+        self._write(folder, limits)
+        if former or limits.memory_guarantee:
+            self._add_up(base, folder.parent)
+
+    def _add_up(self, base: Path, parent: Path) -> None:
+        """What a container is guaranteed holds only as far as the cgroups around it are guaranteed as much: each gets the sum of what is in it."""
+        with self._lock:
+            for around in dict.fromkeys((parent, base)):
+                add_up(around)
+
+    def _unprotected(self) -> Lack | None:
+        """The cgroup above ours that voids all memory guarantees, if there is one."""
+        found = cgroups.hierarchies().get(UNIFIED)
+        if found is None:
+            return None
+        above = (place.remembered(self._file) or {UNIFIED: found.own})[UNIFIED]
+        while above != found.mount and found.mount in above.parents:
+            if above.name != WORKER and (above / "memory.low").exists() and not _guarantee(above):
+                remedy = "systemctl set-property its unit MemoryLow=, as much as containers are to be guaranteed in all"
+                return Lack(what=f"memory guarantees: cgroup {above.relative_to(found.mount)} is guaranteed nothing itself", remedy=remedy)
+            above = above.parent
+        return None
+
     def _write(self, folder: Path, limits: Limits) -> None:
         writes = v2.all_writes(limits, devices=self._disks())
         if limits.memory is None:
@@ -181,6 +210,25 @@ class Cgroup2(LimitsDriver):
         finally:
             if with_high:
                 cgroups.write(folder, "memory.high", v2.MAX)
+
+
+def _guarantee(folder: Path) -> bool:
+    """Whether a cgroup is guaranteed any memory; one that is not there is not."""
+    try:
+        return cgroups.read(folder, "memory.low") != "0"
+    except FileNotFoundError:
+        return False
+
+
+def add_up(folder: Path) -> None:
+    """Guarantee a cgroup as much memory as those in it are. One that goes away meanwhile needs nothing any more."""
+    claims = []
+    for child in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            claims.append(cgroups.read(child, "memory.low"))
+    total = v2.MAX if v2.MAX in claims else str(sum(map(int, claims)))
+    with contextlib.suppress(FileNotFoundError):
+        cgroups.write(folder, "memory.low", total)
 
 
 def shrink(folder: Path, limit: int) -> bool:

@@ -171,6 +171,17 @@ def test_accounts_share_first_then_their_containers(limits: Cgroup2, start: Star
     assert heavy / light == pytest.approx(3, rel=0.3)
 
 
+def test_what_containers_are_guaranteed_is_guaranteed_to_the_cgroups_around_them(limits: Cgroup2) -> None:
+    for container, low in (("c01", 16 * MIB), ("c02", 8 * MIB)):
+        limits.create(container, Limits(memory=64 * MIB, memory_guarantee=low), "acc1")
+    around = limits._folder("c01").parent
+    assert [cgroups.read(folder, "memory.low") for folder in (around, around.parent)] == [str(24 * MIB)] * 2
+    limits.apply("c01", Limits(memory=64 * MIB))
+    assert [cgroups.read(folder, "memory.low") for folder in (around, around.parent)] == [str(8 * MIB)] * 2
+    limits.remove("c02")
+    assert [cgroups.read(folder, "memory.low") for folder in (around, around.parent)] == ["0", "0"]
+
+
 def test_pressure_is_told(limits: Cgroup2, start: Start) -> None:
     limits.create("c01", Limits(cpu=0.2))
     start("c01", f"({BUSY}) & {BUSY}")

@@ -190,3 +190,15 @@ def test_a_cgroup_that_goes_away_while_it_is_read_is_told_as_gone(tmp_path: Path
     with pytest.raises(OSError, match="No such device"):
         cgroups.read(tmp_path, "io.max")
     assert cgroups.processes(tmp_path / "gone") == []
+
+
+def test_v2_the_cgroups_around_are_guaranteed_what_those_inside_are(tmp_path: Path) -> None:
+    for name, low in {"account.a": "0", "account.a/c1": str(16 * MIB), "account.a/c2": str(8 * MIB), "c3": str(4 * MIB), "account.b": "0"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "memory.low").write_text(low)
+    (tmp_path / "memory.low").write_text("0" * 20)
+    cgroup2.add_up(tmp_path / "account.a")
+    assert (tmp_path / "account.a/memory.low").read_text() == str(24 * MIB)
+    cgroup2.add_up(tmp_path)
+    assert (tmp_path / "memory.low").read_text().startswith(str(28 * MIB))
+    cgroup2.add_up(tmp_path / "gone")
