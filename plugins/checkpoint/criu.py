@@ -129,6 +129,7 @@ class Criu(Checkpoint):
         work.mkdir(mode=0o700)
         questions = Questions(work)
         questions.answer(words.RESUMED, True)
+        _show(images)
         effort = _Effort(self, landing, words.restore(images, work, landing.root, landing.outside, self._hook, close_connections), questions)
         try:
             furnish(effort.until(words.NAMESPACES))
@@ -261,6 +262,13 @@ class _Effort:
 
 def _work_of(images: Path) -> Path:
     return images.with_name(f"{images.name}.{_WORK}")
+
+
+def _show(images: Path) -> None:
+    """CRIU reads images as the container's root, through a folder that it has open: nobody else gets past the folders above."""
+    images.chmod(0o755)
+    for entry in os.scandir(images):
+        os.chmod(entry.path, 0o644)
 
 
 def _keep_log(log: Path) -> None:

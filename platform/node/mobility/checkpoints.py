@@ -174,8 +174,9 @@ def restore(server: Server, spec: ContainerSpec, checkpoint: str, *, rollback: b
 
 
 def misfits(server: Server, manifest: Manifest) -> list[Mismatch]:
-    """Why a checkpoint could not be brought back here."""
-    return compatibility(manifest, host_facts(server))
+    """Why a checkpoint could not be brought back here, where its volume is: the image that this was made of is not needed any more."""
+    facts = host_facts(server)
+    return compatibility(manifest, facts.model_copy(update={"images": facts.images | {manifest.container.image.digest}}))
 
 
 def host_facts(server: Server) -> HostFacts:

@@ -58,6 +58,7 @@ class Departure:
         self._phases: dict[str, float] = {}
         self._bytes = 0
         self._draft = _folder(server, spec)
+        self._first, self._second = _snapshots(operation)
 
     # --- the whole of it
 
@@ -74,7 +75,7 @@ class Departure:
             with self._channel(CONTROL) as control, self._channel(VOLUME) as volume:
                 return self._move(control, volume, live, checkpoint)
         finally:
-            self._tidy()
+            _tidy(self._server, self._spec, self._operation)
 
     def _move(self, control: Channel, volume: Channel, live: bool, checkpoint: str | None) -> dict[str, Any]:
         control.send("start", Start(live=live, snapshots=True, checkpoint=checkpoint))
@@ -166,14 +167,6 @@ class Departure:
 
     # --- volumes
 
-    @property
-    def _first(self) -> str:
-        return f"move-{self._operation}-1"
-
-    @property
-    def _second(self) -> str:
-        return f"move-{self._operation}-2"
-
     def _send_volume(self, channel: Channel, snapshot: str, since: str | None) -> None:
         self._storage.snapshot(self._spec.id, snapshot)
         channel.send("snapshot", name=snapshot)
@@ -206,12 +199,6 @@ class Departure:
         self._phases["total"] = round((time.monotonic() - self._began) * 1000, 1)
         return {"method": method, "frozen_ms": frozen_ms, "bytes": self._bytes, "phases": self._phases, "rounds": []}
 
-    def _tidy(self) -> None:
-        if self._draft.is_dir():
-            shutil.rmtree(self._draft)
-        for snapshot in (self._first, self._second):
-            self._storage.delete_snapshot(self._spec.id, snapshot)
-
 
 def leave(
     server: Server, spec: ContainerSpec, operation: str, peer: WireFact, secret: str, *, live: bool, checkpoint: str | None
@@ -242,7 +229,20 @@ def come_back(server: Server, spec: ContainerSpec, operation: str) -> None:
         )
     if server.drivers.ns(spec.drivers.ns).inspect(spec.id).state in ("running", "frozen"):
         go_on(server, spec)
-    Departure(server, spec, operation, WireFact(address="", fingerprint=""), "0" * 64)._tidy()
+    _tidy(server, spec, operation)
+
+
+def _snapshots(operation: str) -> tuple[str, str]:
+    """Of the volume before the freeze, and in it."""
+    return f"move-{operation}-1", f"move-{operation}-2"
+
+
+def _tidy(server: Server, spec: ContainerSpec, operation: str) -> None:
+    """Remove what only the move needed."""
+    if _folder(server, spec).is_dir():
+        shutil.rmtree(_folder(server, spec))
+    for snapshot in _snapshots(operation):
+        server.drivers.storage(spec.drivers.storage).delete_snapshot(spec.id, snapshot)
 
 
 def kill_all(server: Server, spec: ContainerSpec) -> None:

@@ -108,6 +108,9 @@ class FakeCheckpoint(Checkpoint):
         waits = bool(record) and not record["released"] and record["pid"] in read_pids(Path(record["cgroup"]))
         return int(record["pid"]) if waits else None
 
+    def was_released(self, images: Path) -> bool:
+        return bool(_record(images).get("released"))
+
     def release(self, images: Path) -> None:
         self.faults.passing("checkpoint.release")
         record = _record(images)
