@@ -128,34 +128,39 @@ class Macvlan(Net):
             record = Record(container=container, link=link, pid=pid, namespace=os.fstat(inside).st_ino)
             try:
                 self._records.write(name, record)
-                self._make(record, inside, held)
+                parent = self._make(record, inside, held)
             except BaseException:
                 self._remove([name])
                 raise
         if not held:
-            self._announce(link)
+            self._announcer.announce(link, parent)
 
-    def _make(self, record: Record, inside: int, held: bool) -> None:
-        """Rules and rates before it is up. Held, it has another MAC: what is for the container's own gets to where that is in use."""
+    def _make(self, record: Record, inside: int, held: bool) -> str:
+        """Make the link, and return its parent's name. Rules and rates before it is up. Held, it has another MAC: what is for the container's own gets to where that is in use."""
         link = record.link
         with netlink.opened() as host:
             parent = self._parent(host)
             host.add_macvlan(link.name, parent.index, mtu=min(link.mtu, parent.mtu), mac=_waiting_mac(link.mac) if held else link.mac, netns=inside)
         with netns.entered(inside):
-            commands = [elements.remove(_place(link)), wall.base(_place(link), link)]
+            commands = [wall.base(_place(link), link)]
             if link.firewall:
                 commands.append(filters.install(_place(link), record.container, link.name, link.firewall, frozenset()))
             if held:
                 commands.append(elements.silence(_place(link), record.container, [link.name]))
             with nftables.opened() as rules:
+                if rules.listing(f"list table {_place(link)}"):  # of a link whose record was lost
+                    rules.run(elements.remove(_place(link)))
                 rules.run("\n".join(commands))
             with netlink.opened() as there:
                 index = there.index(link.name)
                 there.set_link(index, alias=self._names.alias(record.container), own_ipv6=False)
-                self._shape(there, record, link.rate_in, link.rate_out)
+                there.add_address(index, ipaddress.ip_interface(f"{elements.link_local(link.mac)}/64"))
+                if link.rate_out is not None:
+                    rates.set_in(there, index, link.rate_out)
+                if link.rate_in is not None:
+                    rates.set_out(there, link.name, index, link.rate_in, self._names.alias(record.container))
         interior.configure(inside, link)
-        with netns.entered(inside), netlink.opened() as there:
-            there.add_address(there.index(link.name), ipaddress.ip_interface(f"{elements.link_local(link.mac)}/64"))
+        return parent.name
 
     def _shape(self, there: Netlink, record: Record, rate_in: int | None, rate_out: int | None) -> None:
         name = record.link.name

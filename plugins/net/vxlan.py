@@ -20,7 +20,7 @@ from hostler.core.errors import HostFailure, Unsupported
 from hostler.core.names import link_name
 from hostler.core.specs import Link
 from hostler.host import netlink
-from hostler.host.netlink import Address, Netlink
+from hostler.host.netlink import Address, LinkState, Netlink
 from hostler_plugins.net import elements, guard, interior, trial, uplink
 from hostler_plugins.net.announce import Announcer
 from hostler_plugins.net.elements import Element, Place
@@ -53,6 +53,7 @@ class Vxlan(Veths):
     def __init__(self, host: Host) -> None:
         super().__init__(host)
         self._networks = threading.Lock()  # a network comes with its first link and goes with its last
+        self._whole: dict[int, tuple[LinkState, int]] = {}  # networks that this driver has seen to: bridge, and index of the tunnel
 
     @functools.cached_property
     def _announcer(self) -> Announcer:
@@ -177,10 +178,7 @@ class Vxlan(Veths):
         number = link.network or 0
         with self._networks:
             bridge = self._network(host, number)
-            state = host.link(bridge)
-            if state is None:
-                raise HostFailure(f"bridge {bridge} is gone", hint="try again", code="no_bridge")
-            host.add_veth(name, link.name, mtu=min(link.mtu, state.mtu), peer_netns=inside, peer_mac=link.mac, master=state.index)
+            host.add_veth(name, link.name, mtu=min(link.mtu, bridge.mtu), peer_netns=inside, peer_mac=link.mac, master=bridge.index)
         index = self._shape_new(host, container, name, link)
         host.close_port(index)
         host.set_link(index, alias=self._names.alias(container), up=True, own_ipv6=False)
@@ -190,9 +188,20 @@ class Vxlan(Veths):
     def _lead(self, host: Netlink, name: str, link: Link) -> None:
         host.place_mac(host.index(name), link.mac)
 
-    def _network(self, host: Netlink, number: int) -> str:
-        """Make a network's bridge and tunnel, or what is missing of them. Returns the bridge's name."""
+    def _network(self, host: Netlink, number: int) -> LinkState:
+        """A network's bridge, made where it is missing, and its tunnel."""
         bridge, tunnel = self._bridge(number), self._tunnel(number)
+        seen = self._whole.get(number)
+        if seen is None or (netlink.index(bridge), netlink.index(tunnel)) != (seen[0].index, seen[1]):
+            self._make_network(host, number, bridge, tunnel)
+            state = host.link(bridge)
+            if state is None:
+                raise HostFailure(f"bridge {bridge} is gone", hint="try again", code="no_bridge")
+            seen = self._whole[number] = state, host.index(tunnel)
+        return seen[0]
+
+    def _make_network(self, host: Netlink, number: int, bridge: str, tunnel: str) -> None:
+        """The bridge and the tunnel, or what is missing of them."""
         local = self._local(host)
         outer = host.link(self.settings.uplink)
         mtu = (1500 if outer is None else outer.mtu) - _OVERHEAD[local.version]
@@ -207,7 +216,6 @@ class Vxlan(Veths):
             if peer != local:
                 host.flood_to(end, peer)
         host.set_link(end, up=True, own_ipv6=False)
-        return bridge
 
     def _remove(self, container: str, links: list[str]) -> None:
         records = [self._records.read(link) for link in links]

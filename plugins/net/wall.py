@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from hostler.core.specs import Link
+from hostler.host.netlink import Address
 from hostler_plugins.net import filters
 from hostler_plugins.net.elements import HELD, HELD_SET, Network, Place, Scope, link_local
 
@@ -18,7 +19,14 @@ _TARGET = "@th,64,128"  # of a neighbour message, after 8 bytes of ICMPv6
 
 def base(place: Place, link: Link) -> str:
     """Commands that make the table of a link, whose interface is there."""
-    chains = {"tenant": _tenant(link), "tenant_arp": _arp(link), "tenant_ip4": _ip4(link), "tenant_ip6": _ip6(link), "visitor": _visitor(link)}
+    scope = Scope.of(link)
+    chains = {
+        "tenant": _tenant(link),
+        "tenant_arp": _arp(link, scope),
+        "tenant_ip4": _ip4(link, scope),
+        "tenant_ip6": _ip6(link, scope),
+        "visitor": _visitor(scope),
+    }
     hooks = {
         "departures": ("egress", -300, [f"oifname @{HELD} drop", "goto tenant"]),
         "arrivals": ("ingress", -300, [f"iifname @{HELD} drop", "goto visitor"]),
@@ -40,43 +48,46 @@ def _tenant(link: Link) -> Iterator[str]:
     yield "drop"
 
 
-def _own(link: Link, version: int) -> str:
-    own = [str(address) for address in (*Scope.of(link).own, link_local(link.mac)) if address.version == version]
-    return f"{{ {', '.join(own)} }}" if own else ""
+def _own(link: Link, scope: Scope, version: int) -> list[Address]:
+    return [address for address in (*scope.own, link_local(link.mac)) if address.version == version]
 
 
-def _arp(link: Link) -> Iterator[str]:
-    own = _own(link, 4)
+def _any(things: Iterable[Address | Network]) -> str:
+    return f"{{ {', '.join(map(str, things))} }}"
+
+
+def _arp(link: Link, scope: Scope) -> Iterator[str]:
+    own = _own(link, scope, 4)
     if own:
         yield "arp htype != 1 drop"
         yield "arp ptype != 0x0800 drop"
-        yield f"arp saddr ip != {own} drop"
+        yield f"arp saddr ip != {_any(own)} drop"
         yield f"arp saddr ether != {link.mac} drop"
-        yield from _verdicts(link, 4, "arp daddr ip")
+        yield from _verdicts(scope, 4, "arp daddr ip")
     else:
         yield "drop"
 
 
-def _ip4(link: Link) -> Iterator[str]:
-    own = _own(link, 4)
+def _ip4(link: Link, scope: Scope) -> Iterator[str]:
+    own = _own(link, scope, 4)
     if own:
-        yield f"ip saddr != {own} drop"
+        yield f"ip saddr != {_any(own)} drop"
         yield "ether daddr & 01:00:00:00:00:00 != 00:00:00:00:00:00 drop"
         yield "ip daddr 224.0.0.0/3 drop"
         yield "udp sport 67 drop"
         yield "icmp type { redirect, router-advertisement } drop"
-        yield from _verdicts(link, 4, "ip daddr")
+        yield from _verdicts(scope, 4, "ip daddr")
     else:
         yield "drop"
 
 
-def _ip6(link: Link) -> Iterator[str]:
-    own = [address for address in (*Scope.of(link).own, link_local(link.mac)) if address.version == 6]
-    yield f"ip6 saddr != {_own(link, 6)} drop"
+def _ip6(link: Link, scope: Scope) -> Iterator[str]:
+    own = _own(link, scope, 6)
+    yield f"ip6 saddr != {_any(own)} drop"
     yield "icmpv6 type { nd-router-advert, nd-redirect, mld-listener-query } drop"
-    for network in _of(Scope.of(link).reachable, 6):
+    for network in _of(scope.reachable, 6):
         yield f"icmpv6 type nd-neighbor-solicit {_target(network)} accept"
-    for network in _of(Scope.of(link).closed, 6):
+    for network in _of(scope.closed, 6):
         yield f"icmpv6 type nd-neighbor-solicit {_target(network)} drop"
     yield "icmpv6 type nd-neighbor-solicit accept"
     for address in own:
@@ -86,30 +97,28 @@ def _ip6(link: Link) -> Iterator[str]:
     yield "ip6 daddr ff00::/8 drop"
     yield "ether daddr & 01:00:00:00:00:00 != 00:00:00:00:00:00 drop"
     yield "udp sport 547 drop"
-    reachable, closed = _of(Scope.of(link).reachable, 6), _of(Scope.of(link).closed, 6)
-    yield from _listed("ip6 daddr", reachable, "accept")
+    yield from _listed("ip6 daddr", _of(scope.reachable, 6), "accept")
     yield "ip6 daddr fe80::/10 drop"
-    yield from _listed("ip6 daddr", closed, "drop")
+    yield from _listed("ip6 daddr", _of(scope.closed, 6), "drop")
 
 
-def _visitor(link: Link) -> Iterator[str]:
+def _visitor(scope: Scope) -> Iterator[str]:
     for version, field in ((4, "ip saddr"), (6, "ip6 saddr")):
-        yield from _listed(field, _of(Scope.of(link).reachable, version), "accept")
-    for network in _of(Scope.of(link).reachable, 6):  # a server that answers for a routed container does so from an address of its own
+        yield from _listed(field, _of(scope.reachable, version), "accept")
+    for network in _of(scope.reachable, 6):  # a server that answers for a routed container does so from an address of its own
         yield f"icmpv6 type nd-neighbor-advert {_target(network)} accept"
     for version, field in ((4, "ip saddr"), (6, "ip6 saddr")):
-        yield from _listed(field, _of(Scope.of(link).closed, version), "drop")
+        yield from _listed(field, _of(scope.closed, version), "drop")
 
 
-def _verdicts(link: Link, version: int, field: str) -> Iterator[str]:
-    scope = Scope.of(link)
+def _verdicts(scope: Scope, version: int, field: str) -> Iterator[str]:
     yield from _listed(field, _of(scope.reachable, version), "accept")
     yield from _listed(field, _of(scope.closed, version), "drop")
 
 
 def _listed(field: str, networks: list[Network], verdict: str) -> Iterator[str]:
     if networks:
-        yield f"{field} {{ {', '.join(map(str, networks))} }} {verdict}"
+        yield f"{field} {_any(networks)} {verdict}"
 
 
 def _of(networks: Iterable[Network], version: int) -> list[Network]:
