@@ -18,6 +18,7 @@ from hostler.store.models import Container, Node, Operation
 
 #: Refusals to move what runs, after which a restart may help.
 _NOT_LIVE = frozenset({"cannot_checkpoint", "cannot_restore", "unsupported", "no_method", "does_not_fit", "no_driver"})
+_ITS_OWN = "it is this server's now"
 #: Seconds that a container which is moved by a restart has to end.
 _GRACE = 10.0
 
@@ -43,15 +44,15 @@ class Migrate(Kind):
         op.args = op.args | {"state_before": before}
         container.state = State.MIGRATING
         steps = [container_steps.placed(route.target.name, route.reasons), *self._way(op, container, before, sides)]
-        return [*steps, *dropped, mobility_steps.clean(route.source.name, op.id)]
+        return [*steps, *dropped, *moving.left_behind(session, container, route.source.name), mobility_steps.clean(route.source.name, op.id)]
 
     def _way(self, op: Operation, container: Container, before: State, sides: tuple[Side, Side]) -> list[Step]:
         target = sides[1]
         if before == State.STOPPED:
-            return moving.travel(op, sides, mobility_steps.VOLUME_ONLY, "files")
+            return [*moving.travel(op, sides, mobility_steps.VOLUME_ONLY, "files"), mobility_steps.move_in(target, op.id, _ITS_OWN)]
         if before == State.SUSPENDED:
-            arrive = mobility_steps.move_in(target, op.id, "it is this server's now")
-            return [*moving.travel(op, sides, mobility_steps.LIVE, "memory and files, on disk,", container.checkpoint_id), arrive]
+            travel = moving.travel(op, sides, mobility_steps.LIVE, "memory and files, on disk,", container.checkpoint_id)
+            return [*travel, mobility_steps.move_in(target, op.id, _ITS_OWN)]
         methods = op.args.get("methods") or mobility_steps.LIVE
         return [*moving.travel(op, sides, methods, "memory and files"), mobility_steps.move_in(target, op.id, "it runs, and its packets flow")]
 
@@ -71,6 +72,7 @@ class Migrate(Kind):
             why,
             *container_steps.take_down_to_move(source.name, _GRACE),
             *moving.travel(op, sides, mobility_steps.VOLUME_ONLY, "files"),
+            mobility_steps.move_in(target, op.id, _ITS_OWN),
             *container_steps.bring_up(target.name),
             *tidying,
         ]

@@ -98,7 +98,7 @@ def arrived(session: Session, op: Operation, container: Container) -> None:
     container.node_id, container.id_slot = op.args["target"], op.args["slot"]
     for row in checkpoints.of_container(session, container.id):
         if row.id == container.checkpoint_id:
-            row.node_id = op.args["target"]
+            row.node_id, row.snapshot = op.args["target"], None  # the volume itself is of that instant; the snapshot did not travel
         else:
             checkpoints.forget(session, row)
     session.flush()
@@ -119,6 +119,12 @@ def drop_checkpoints(session: Session, container: Container, node: str, allowed:
             hint="remove them first (hostler checkpoint rm), or have them removed: --drop-checkpoints", code="has_checkpoints",
         )  # fmt: skip
     return [mobility_steps.remove(node, row, afterwards=True) for row in rows]
+
+
+def left_behind(session: Session, container: Container, node: str) -> list[Step]:
+    """The file of a suspended container's memory on the server that it left."""
+    row = session.get(Checkpoint, container.checkpoint_id) if container.checkpoint_id is not None else None
+    return [] if row is None else [mobility_steps.remove(node, row, afterwards=True)]
 
 
 def report(op: Operation, steps: Sequence[Step]) -> dict[str, object]:

@@ -53,6 +53,7 @@ class Resume(Kind):
             *mobility_steps.come_back(target.name, row.id),
             mobility_steps.remove(target.name, row, afterwards=True),
             *dropped,
+            *moving.left_behind(session, container, source.name),
             mobility_steps.clean(source.name, op.id),
         ]
 
@@ -70,7 +71,8 @@ class Resume(Kind):
 
     def _forget_memory(self, session: Session, row: Checkpoint, steps: list[Step]) -> None:
         """Where the file could not be removed, it is shown as a broken checkpoint, which can be removed later."""
-        removed = any(step.verb == "checkpoint.remove" and step.payload["checkpoint"] == row.id and step.state == StepState.DONE for step in steps)
+        file = next(step for step in steps if step.verb == "checkpoint.remove" and step.payload["checkpoint"] == row.id)
+        removed = file.state == StepState.DONE
         if removed:
             checkpoints.forget(session, row)
         else:

@@ -14,6 +14,7 @@ from hostler.core.messages import ContainerEvent, Heartbeat, Hello, now
 from hostler.operations.engine import Engine
 from hostler.operations.kind import Provider
 from hostler.operations.kinds import all_kinds
+from hostler.operations.reap import reaping
 from hostler.operations.tickets import Tickets, load_key
 from hostler.operations.unasked import is_busy, platform_operation, stop_if_ended
 from hostler.placement.choose import Overcommit
@@ -72,7 +73,7 @@ class ControlSide:
         known = set(session.scalars(select(Container.id).join(Node, Container.node_id == Node.id).where(Node.name == hello.node)))
         for stranger in sorted(set(hello.facts.containers) - known):
             moved = session.get(Container, stranger)
-            if moved is not None and moved.node is not None:
+            if moved is not None and (is_busy(session, moved) or reaping(session, moved, hello.node) is not None):
                 made += self._moved_away(session, moved, hello.node)
                 continue
             add_event(session, "leak", f"server {hello.node} holds container {stranger}, which no row owns", node=hello.node)

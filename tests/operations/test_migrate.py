@@ -242,7 +242,7 @@ def test_what_cannot_move_live_is_restarted_if_that_is_allowed_and_only_then(wor
         ("alpha", ["sandbox.stop", "network.detach", "sandbox.delete", "limits.remove"]),
         ("beta", ["image.ensure", "move.prepare"]),
         ("alpha", ["move.out"]),
-        ("beta", ["limits.create", "sandbox.create", "network.attach", "sandbox.start"]),
+        ("beta", ["move.in", "limits.create", "sandbox.create", "network.attach", "sandbox.start"]),
         ("alpha", ["move.clean"]),
     ]
     assert min(indices) > 4, "a server's journal answers from what it wrote down of a step's number"
@@ -278,7 +278,7 @@ def test_a_stopped_container_moves_its_files(world: World) -> None:
         batch = world.sent.pop(0)
         seen += verbs(batch)
         world.answer(batch, results=RESULTS)
-    assert seen == ["image.ensure", "move.prepare", "move.out", "move.clean"]
+    assert seen == ["image.ensure", "move.prepare", "move.out", "move.in", "move.clean"]
     assert world.operation(operation).state == "done" and place(world) == "beta" and web(world).state == "stopped"
 
 
@@ -307,7 +307,7 @@ def test_a_suspended_container_moves_with_its_memory_and_may_come_back_there(wor
         ("alpha", ["image.ensure", "move.prepare"]),
         ("beta", ["move.out"]),
         ("alpha", ["move.in", "limits.create", "checkpoint.restore", "checkpoint.release", "checkpoint.remove"]),
-        ("beta", ["move.clean"]),
+        ("beta", ["checkpoint.remove", "move.clean"]),
     ]
     assert world.operation(operation).state == "done" and place(world) == "alpha" and web(world).state == "running"
     assert promised(world) == [FULL, NONE] and kept(world) == []

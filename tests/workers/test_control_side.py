@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import select
 
 from hostler.core.limits import LimitsChange
-from hostler.core.messages import ContainerEvent, Heartbeat, Hello, now
-from hostler.operations import requests
+from hostler.core.messages import ContainerEvent, Heartbeat, Hello, WireFact, now
+from hostler.operations import mobility_requests, requests
 from hostler.settings import ControlSettings
 from hostler.store.engine import Store
 from hostler.store.models import Container, Event, Node, Operation
@@ -167,22 +167,36 @@ def test_an_unknown_worker_is_asked_to_greet(world: World, side: ControlSide, mo
 def test_what_a_server_has_of_a_container_that_lives_elsewhere_is_reaped_but_not_during_a_move(world: World, side: ControlSide) -> None:
     container = world.container("web")
     assert container is not None
+    holds = FACTS.model_copy(update={"containers": [container.id]})
+
+    def greet(node: str, instance: str) -> None:
+        fact = WireFact(address=f"{node}:8470", fingerprint="ab" * 32)
+        side.hello(Hello(node=node, instance=instance, facts=holds.model_copy(update={"wire": fact, "running": [container.id]})))
+
+    def others() -> list[list[str]]:
+        return [[batch.node, *(order.verb for order in batch.steps)] for batch in world.sent]
+
     with world.store.read() as session:
         home = session.get_one(Node, container.node_id).name
     other = "beta" if home == "alpha" else "alpha"
-    holds = FACTS.model_copy(update={"containers": [container.id]})
-    resize = world.ask(requests.resize, "web", LimitsChange(cpu=0.1))
-    side.hello(Hello(node=other, instance="one", facts=holds))
+    greet(home, "one")
+    greet(other, "one")
+    assert world.sent == [] and len(events(world, "leak")) == 1, "no move says how it came there"
+    failed = world.ask(mobility_requests.migrate, "web", other)
+    greet(other, "two")
+    assert {batch.operation for batch in world.sent} == {failed}, "an open operation decides what stays where"
+    world.answer(world.sent.pop(), fail="prepare")
+    world.sent.pop(0)
     world.answer_all()
-    assert world.operation(resize).state == "done"
-    with world.store.read() as session:
-        assert session.scalars(select(Operation).where(Operation.kind == "reap")).all() == [], "an open operation decides what stays where"
-    side.hello(Hello(node=other, instance="two", facts=holds))
-    (batch,) = world.sent
-    assert batch.node == other and [order.verb for order in batch.steps] == ["move.clean"]
+    greet(other, "three")
+    assert others() == [[other, "move.discard"]] and world.sent[0].steps[0].payload == {"operation": failed}
+    world.answer_all()
+    moved = world.ask(mobility_requests.migrate, "web", other)
+    world.answer_all()
+    greet(other, "four")
+    assert world.sent == []
+    greet(home, "four")
+    assert others() == [[home, "move.clean"]] and world.sent[0].steps[0].payload == {"operation": moved}
     world.answer_all()
     after = world.container("web")
-    assert after is not None and (after.state, after.node_id) == ("running", container.node_id)
-    assert events(world, "leak") == []
-    side.hello(Hello(node=home, instance="three", facts=holds.model_copy(update={"running": [container.id]})))
-    assert world.sent == []
+    assert after is not None and after.state == "running" and len(events(world, "leak")) == 1
