@@ -71,8 +71,9 @@ class Arrival:
             for done in (self._bulk, self._changes):
                 word = channel.receive(_LIFETIME, "snapshot", "end")
                 if word.kind == "snapshot":
-                    with channel.receive_stream() as stream:
-                        storage.receive(self.spec.id, str(word.fields["name"]), io.BufferedReader(stream, _PIECE), self.spec.limits.disk)
+                    with io.BufferedReader(channel.receive_stream(), _PIECE) as stream:
+                        storage.receive(self.spec.id, str(word.fields["name"]), stream, self.spec.limits.disk)
+                        stream.read()  # the wire's own end, which a driver does not know of
                     channel.send("received")
                 done.set()
                 if word.kind == "end":
