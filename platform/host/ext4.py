@@ -1,7 +1,7 @@
 """ext4: made in a file, checked, grown while mounted, shrunk while not, held still for a copy.
 
 ``ext4(5)``, ``ioctl_fsfreeze``; the superblock is described in https://docs.kernel.org/filesystems/ext4/super.html. Functions that
-are ioctls raise :class:`OSError`; those that run programs :class:`HostFailure`.
+are ioctls raise :class:`OSError`; those that run programs :class:`HostFailure`, and :class:`NoRoom` on a full disk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hostler.core.errors import HostFailure
+from hostler.core.errors import HostFailure, NoRoom
 from hostler.host.process import run
 
 BLOCK = 4096
@@ -61,9 +61,9 @@ def make(file: Path, files: Path, size: int, entries: int) -> None:
     with file.open("xb") as new:
         new.truncate(size)
     ratio = min(16384, max(1024, size // (entries + 1) // 2))
-    words = ["mkfs.ext4", "-q", "-F", "-b", f"{BLOCK}", "-m", "0", "-i", f"{ratio}", "-I", "256", "-J", "size=4"]
+    words: list[str | Path] = ["mkfs.ext4", "-q", "-F", "-b", f"{BLOCK}", "-m", "0", "-i", f"{ratio}", "-I", "256", "-J", "size=4"]
     words += ["-O", "meta_bg,^resize_inode"]  # it can grow to any size, with nothing reserved for that
-    run([*words, "-E", "lazy_itable_init=1,nodiscard", "-d", files, file], timeout=_PATIENCE)
+    _run([*words, "-E", "lazy_itable_init=1,nodiscard", "-d", files, file])
 
 
 def check(file: Path) -> list[str]:
@@ -82,8 +82,19 @@ def resize(file: Path, size: int | None, *, clean: bool = False) -> None:
         raise HostFailure(problems[0], hint="restore the volume from a snapshot", code="bad_file_system")
     if size is not None and size > file.stat().st_size:
         os.truncate(file, size)
-    run(["resize2fs", "-f", "-M", file] if size is None else ["resize2fs", "-f", file, f"{size // BLOCK}"], timeout=_PATIENCE)
+    _run(["resize2fs", "-f", "-M", file] if size is None else ["resize2fs", "-f", file, f"{size // BLOCK}"])
     os.truncate(file, size_of(file).total)
+
+
+def _run(words: list[str | Path]) -> None:
+    """Run a program that writes to a file system. Raises :class:`NoRoom` when the disk below it is full, as it says itself."""
+    try:
+        run(words, timeout=_PATIENCE)
+    except HostFailure as error:
+        if os.strerror(errno.ENOSPC) in error.message:
+            reason = f"the disk is full: {error.message}"
+            raise NoRoom(reason, hint="free space in the pool, or use another server", code="disk_full") from error
+        raise
 
 
 def can_grow_mounted() -> bool:

@@ -124,7 +124,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(line, red=bad)
     document: Path | None = config.getoption("--driver-table")
     if document is not None:
-        text = promises.document(document.read_text(), results, sentences, f"Linux {platform.release()}")
+        text = promises.document(document.read_text(), results, sentences, f"Linux {'.'.join(platform.release().split('.')[:2])}")
         document.write_text(text)
         terminalreporter.write_line(f"written to {document}")
 

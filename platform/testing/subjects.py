@@ -19,7 +19,7 @@ from hostler.testing.fakes import FAKES
 KNOWN: dict[str, dict[str, Any]] = {
     "storage:btrfs": {"pool": "{folder}/pool", "file": "{folder}/pool.btrfs", "size": "256M", "reserve": "8M"},
     "storage:overlay": {"pool": "{small}", "reserve": "8M"},
-    "storage:loop": {"reserve": "8M"},
+    "storage:loop": {"pool": "{small}", "reserve": "8M"},
     "net:bridge": {"uplink": "{uplink}"},
     "net:routed": {"uplink": "{uplink}"},
     "net:macvlan": {"uplink": "{uplink}"},

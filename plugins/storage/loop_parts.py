@@ -125,7 +125,7 @@ class LoopParts(Storage):
             return
         try:
             ext4.resize(disk, total, clean=clean)
-        except HostFailure as error:
+        except (HostFailure, NoRoom) as error:
             if total > now.total:
                 raise
             raise Conflict(

@@ -50,7 +50,7 @@ def test_ends_of_the_range(arena: LimitsArena) -> None:
     assert "c01" not in {owner for _, owner in arena.inventory()}
 
 
-@pytest.mark.promise("counters", "counters of a new cgroup are near zero and never negative")
+@pytest.mark.promise("counters", "counters begin near zero, and are never negative")
 def test_counters(arena: LimitsArena) -> None:
     arena.limits.create("c01", SOME)
     usage = arena.limits.usage("c01")

@@ -35,7 +35,7 @@ def test_replaced(arena: NetArena) -> None:
         assert arena.inner_links(1) == ["lo"]
 
 
-@pytest.mark.promise("counters", "counters of a new link are near zero, and never negative")
+@pytest.mark.promise("counters", "counters begin near zero, and are never negative")
 def test_counters(arena: NetArena) -> None:
     arena.do(("attach", ("c01", arena.link(1), arena.pid(1))))
     with arena.inside():
