@@ -132,9 +132,9 @@ class Client:
         """Ask for a start."""
         return self._change("POST", f"{_container(name)}/start")
 
-    def stop(self, name: str, grace: float = 10.0) -> api.OperationOut:
-        """Ask for a stop; ``grace`` seconds before it is killed."""
-        return self._change("POST", f"{_container(name)}/stop", {"grace": grace})
+    def stop(self, name: str, grace: float = 10.0, *, discard_memory: bool = False) -> api.OperationOut:
+        """Ask for a stop; ``grace`` seconds before it is killed. ``discard_memory``: of a suspended container, whose memory is given up."""
+        return self._change("POST", f"{_container(name)}/stop", {"grace": grace, "discard_memory": discard_memory})
 
     def restart(self, name: str, grace: float = 10.0) -> api.OperationOut:
         """Ask for a restart."""
@@ -171,6 +171,64 @@ class Client:
     def usage(self, name: str) -> api.UsageOut:
         """What a container uses."""
         return api.UsageOut.model_validate(self._http.request("GET", f"{_container(name)}/usage"))
+
+    # --- memory: checkpoints, moves ---
+
+    def suspend(self, name: str) -> api.OperationOut:
+        """Ask for a container's memory to go to disk."""
+        return self._change("POST", f"{_container(name)}/suspend")
+
+    def check_suspend(self, name: str) -> api.SuspendCheck:
+        """What a suspend would meet."""
+        return api.SuspendCheck.model_validate(self._http.request("GET", f"{_container(name)}/suspend"))
+
+    def resume(self, name: str, *, on: str | None = None, drop_checkpoints: bool = False) -> api.OperationOut:
+        """Ask for a suspended container to come back, on its own server or on another."""
+        return self._change("POST", f"{_container(name)}/resume", {"on": on, "drop_checkpoints": drop_checkpoints})
+
+    def migrate(
+        self, name: str, *, to: str | None = None, methods: Iterable[str] = (), allow_restart: bool = False, drop_checkpoints: bool = False
+    ) -> api.OperationOut:
+        """Ask for a container to move; its result is the report."""
+        body = {"to": to, "methods": list(methods), "allow_restart": allow_restart, "drop_checkpoints": drop_checkpoints}
+        return self._change("POST", f"{_container(name)}/migrate", body)
+
+    def check_migrate(self, name: str, *, to: str | None = None, allow_restart: bool = False) -> api.MigrateCheck:
+        """What a move would meet, and which it would be."""
+        query = {"to": to, "allow_restart": int(allow_restart)}
+        return api.MigrateCheck.model_validate(self._http.request("GET", f"{_container(name)}/migrate", query=query))
+
+    def checkpoint(self, name: str, *, label: str | None = None) -> api.OperationOut:
+        """Ask for a checkpoint; its id is in the operation's request."""
+        return self._change("POST", f"{_container(name)}/checkpoints", {"name": label})
+
+    def checkpoints(self, *, container: str | None = None, account: str | None = None) -> Iterator[api.CheckpointOut]:
+        """Checkpoints, the oldest first."""
+        return self._all("/v1/checkpoints", api.CheckpointPage, container=container, account=account)
+
+    def show_checkpoint(self, checkpoint: str) -> api.CheckpointOut:
+        """One checkpoint."""
+        return api.CheckpointOut.model_validate(self._http.request("GET", f"/v1/checkpoints/{_part(checkpoint)}"))
+
+    def inspect_checkpoint(self, checkpoint: str) -> api.CheckpointInspection:
+        """What its file says of itself."""
+        return api.CheckpointInspection.model_validate(self._http.request("GET", f"/v1/checkpoints/{_part(checkpoint)}/manifest"))
+
+    def verify_checkpoint(self, checkpoint: str) -> api.CheckpointVerification:
+        """Have all of its file read. Raises what is wrong with it."""
+        return api.CheckpointVerification.model_validate(self._http.request("GET", f"/v1/checkpoints/{_part(checkpoint)}/verify"))
+
+    def delete_checkpoint(self, checkpoint: str) -> api.OperationOut:
+        """Ask for a checkpoint's end."""
+        return self._change("DELETE", f"/v1/checkpoints/{_part(checkpoint)}")
+
+    def restore(self, name: str, checkpoint: str) -> api.OperationOut:
+        """Ask for a container to go back in time."""
+        return self._change("POST", f"{_container(name)}/restore", {"checkpoint": checkpoint})
+
+    def clone(self, name: str, checkpoint: str, new: str) -> api.OperationOut:
+        """Ask for a new container from a checkpoint of ``name``."""
+        return self._change("POST", f"{_container(name)}/clone", {"checkpoint": checkpoint, "name": new})
 
     # --- operations, events ---
 

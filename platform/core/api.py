@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from hostler.core.errors import ErrorReport
 from hostler.core.limits import Limits, LimitsChange, Usage
 from hostler.core.messages import DriverFact, WireFact
-from hostler.core.names import Name
+from hostler.core.names import Id, Name
 from hostler.core.specs import ExecSpec, ImageConfig
 
 #: States in which an operation has ended.
@@ -284,14 +284,21 @@ class ContainerOut(Answer):
     drivers: dict[str, str]
     created_at: datetime
     started_at: datetime | None
+    checkpoint: str | None = Field(description="id of the checkpoint that holds its memory while it is suspended")
     operation: OperationRef | None = Field(description="the one that is open on it")
     error: ErrorReport | None = Field(description="why it is in state error")
 
 
-class StopIn(Request):
+class RestartIn(Request):
     """How long the first process may take to end before it is killed."""
 
     grace: float = Field(default=10.0, ge=0, le=600, description="seconds")
+
+
+class StopIn(RestartIn):
+    """The same of a stop. ``discard_memory``: of a suspended container, whose memory is given up."""
+
+    discard_memory: bool = False
 
 
 class ExecIn(ExecSpec):
@@ -327,6 +334,116 @@ class UsageOut(Usage):
     """What a container uses. Of one that does not run only the disk is known."""
 
     running: bool
+
+
+# --- memory: checkpoints, moves ---
+
+
+class ResumeIn(Request):
+    """Where a suspended container comes back. ``drop_checkpoints``: what cannot follow it to another server may be removed."""
+
+    on: Name | None = Field(default=None, description="a server; null: its own")
+    drop_checkpoints: bool = False
+
+
+class MigrateIn(Request):
+    """Where a container moves and how it may. ``drop_checkpoints``: what cannot follow it may be removed."""
+
+    to: Name | None = Field(default=None, description="a server; null: the best of the others")
+    methods: tuple[Literal["pre_copy", "post_copy", "stop_copy"], ...] = Field(default=(), max_length=3, description="only these; empty: the best that the servers can")
+    allow_restart: bool = Field(default=False, description="where its memory cannot move: stop, copy, start")
+    drop_checkpoints: bool = False
+
+
+class CheckpointIn(Request):
+    """A new checkpoint."""
+
+    name: Name | None = Field(default=None, description="what it is called, for people")
+
+
+class RestoreIn(Request):
+    """Back to one of its checkpoints."""
+
+    checkpoint: Id
+
+
+class CloneIn(Request):
+    """A new container from the memory and files of a checkpoint."""
+
+    checkpoint: Id
+    name: Name
+
+
+class CheckpointOut(Answer):
+    """Memory and files of a container at one instant."""
+
+    id: str
+    name: str
+    container: str
+    container_id: str
+    node: str
+    kind: str = Field(description="manual; suspend: it holds the memory of a suspended container")
+    state: str = Field(description="creating, ready, removing, broken")
+    bytes: int = Field(description="of memory and process state")
+    stored: int = Field(description="bytes on disk")
+    memory: int = Field(description="bytes that the container used")
+    frozen_ms: float
+    snapshot: str | None = Field(description="of the volume, at the same instant; null: files are not part of it")
+    writer: str
+    created_at: datetime
+
+
+class CheckpointInspection(Answer):
+    """What a checkpoint's file says of itself, read on its server."""
+
+    manifest: dict[str, object]
+
+
+class CheckpointVerification(Answer):
+    """Every byte of a checkpoint's file was read, and its digests hold."""
+
+    intact: bool
+    details: dict[str, object]
+
+
+class ObstacleOut(Answer):
+    """Why processes cannot be checkpointed as they are."""
+
+    code: str
+    message: str
+    remedy: str = ""
+
+
+class MismatchOut(Answer):
+    """What a server lacks for a container. Where it does not block, it is a warning."""
+
+    message: str
+    remedy: str = ""
+    blocks: bool = True
+
+
+class SuspendCheck(Answer):
+    """What a suspend would meet, found without touching anything."""
+
+    possible: bool
+    obstacles: list[ObstacleOut]
+    memory: int = Field(description="bytes that would be given back")
+    frozen_ms: float | None = Field(description="about how long until its memory is on disk")
+
+
+class MigrateCheck(Answer):
+    """What a move would meet and be, found without touching anything."""
+
+    possible: bool
+    source: str
+    target: str
+    method: str | None = Field(description="pre_copy, post_copy, stop_copy, restart; files of a container that does not run; null: none")
+    why: str
+    obstacles: list[ObstacleOut] = Field(description="on the source")
+    mismatches: list[MismatchOut] = Field(description="on the target")
+    memory: int
+    bytes: int = Field(description="about how much would travel")
+    frozen_ms: float | None = Field(description="about how long it would stand still; null: it does not run, or would be restarted")
 
 
 # --- operations, events ---
@@ -415,6 +532,10 @@ class NodePage(Page[NodeOut]):
 
 class ContainerPage(Page[ContainerOut]):
     """Containers."""
+
+
+class CheckpointPage(Page[CheckpointOut]):
+    """Checkpoints, the oldest first."""
 
 
 class OperationPage(Page[OperationOut]):

@@ -31,6 +31,12 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     api.ImageBuildIn,
     api.ContainerIn,
     api.StopIn,
+    api.RestartIn,
+    api.ResumeIn,
+    api.MigrateIn,
+    api.CheckpointIn,
+    api.RestoreIn,
+    api.CloneIn,
     api.ExecIn,
     LimitsChange,
 )
@@ -52,6 +58,12 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
     api.ContainerPage,
     api.OperationOut,
     api.OperationPage,
+    api.CheckpointOut,
+    api.CheckpointPage,
+    api.CheckpointInspection,
+    api.CheckpointVerification,
+    api.SuspendCheck,
+    api.MigrateCheck,
     api.LogPage,
     api.UsageOut,
     api.EventPage,
@@ -189,8 +201,8 @@ def _problems(operation: dict[str, Any], path: str, method: str, level: Access) 
         found |= _WITH_INPUT
     if method != "get":
         found |= _ON_CHANGE
-    if path.endswith(("/logs", "/usage")):
-        found |= {"409": "The container is not on a server yet.", "502": "The server failed."}
+    if method == "get" and path.endswith(("/logs", "/usage", "/suspend", "/migrate", "/manifest", "/verify")):
+        found |= {"409": "Its state does not allow this.", "502": "The server failed."}
     if path == "/v1/containers":
         found |= {"404": "There is no such image, plan or account."}
     return found

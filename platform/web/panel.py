@@ -13,7 +13,9 @@ from typing import cast
 from flask import current_app
 
 from hostler.broker import Broker
+from hostler.operations.kind import Provider
 from hostler.operations.tickets import Tickets, load_key
+from hostler.placement.choose import Overcommit
 from hostler.settings import ControlSettings
 from hostler.store.addresses import Pool
 from hostler.store.engine import Store
@@ -66,6 +68,13 @@ class Panel:
             if self._tickets is None:
                 self._tickets = Tickets(load_key(self.settings.secret_path), self.settings.panel_url)
             return self._tickets
+
+    @property
+    def provider(self) -> Provider:
+        """What containers' specs are put together with."""
+        settings = self.settings
+        ratio = Overcommit(settings.overcommit_cpu, settings.overcommit_memory, settings.overcommit_disk)
+        return Provider(pool=self.pool, overcommit=ratio, tickets=self.tickets, blob_dir=settings.blob_dir, image_limit=settings.image_limit)
 
     def close(self) -> None:
         """Close what this process opened."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.web.fixtures import app, fleet, panel_url, settings, world
+from tests.web.fixtures import app, beta, fleet, panel_url, settings, world
 
-__all__ = ["app", "fleet", "panel_url", "settings", "world"]
+__all__ = ["app", "beta", "fleet", "panel_url", "settings", "world"]

@@ -111,6 +111,16 @@ def fleet(world: World) -> Iterator[Fleet]:
 
 
 @pytest.fixture
+def beta(world: World, fleet: Fleet) -> Iterator[Server]:
+    """A second server, at work beside the first."""
+    with world.store.write() as session:
+        add_node(session, "beta")
+    server = Server("beta")
+    with Fleet(world.settings, [server], control=False).at_work():
+        yield server
+
+
+@pytest.fixture
 def panel_url(app: APIFlask) -> Iterator[str]:
     """The panel on a real socket of the loopback."""
     server = make_server("127.0.0.1", 0, app, threaded=True)

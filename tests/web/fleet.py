@@ -22,14 +22,28 @@ from hostler.core.messages import (
     Report,
     StepOrder,
     StepOutcome,
+    WireFact,
     now,
 )
+from hostler.core.specs import ContainerSpec
 from hostler.settings import ControlSettings
 from hostler.workers.control_side import ControlSide
 
 #: Said to the readers of the queues, so that they need not be waited for.
 _END = "tests.end"
 DRIVERS = [("ns", "runc"), ("net", "bridge"), ("storage", "btrfs"), ("limits", "cgroup1"), ("images", "rootfs")]
+
+#: What is told of steps about memory.
+MEMORY: dict[str, dict[str, Any]] = {
+    "checkpoint.create": {
+        "bytes": 30 << 20, "stored": 12 << 20, "pages": 7680, "snapshot": "s1", "frozen_ms": 45.5, "ms": 150.0, "writer": "criu 4.2", "memory": 40 << 20,
+    },
+    "checkpoint.restore": {"pid": 4711, "started_at": 99, "ms": 88.0},
+    "move.out": {
+        "method": "post_copy", "why": "memory can follow", "frozen_ms": 83.0, "bytes": 52 << 20, "phases": {"volume": 300.0, "dump": 21.0}, "rounds": [],
+    },
+    "move.in": {"pid": 4712, "started_at": 100},
+}  # fmt: skip
 
 
 class Server:
@@ -43,6 +57,9 @@ class Server:
         self.hold.set()
         self.lines: list[str] = []
         self.batches: list[Batch] = []
+        self.obstacles: list[dict[str, Any]] = []
+        self.mismatches: list[dict[str, Any]] = []
+        self.methods = ["post_copy", "stop_copy"]
 
     def hello(self) -> Hello:
         """Its first words."""
@@ -51,6 +68,7 @@ class Server:
             architecture="x86_64",
             capacity=Capacity(cpus=4, memory=16 << 30, disk=100 << 30),
             drivers=[DriverFact(group=group, name=name, usable=True) for group, name in DRIVERS],
+            wire=WireFact(address=f"{self.name}:8470", fingerprint=hashlib.sha256(self.name.encode()).hexdigest()),
         )
         return Hello(node=self.name, instance="first", facts=facts)
 
@@ -76,10 +94,15 @@ class Server:
         if order.verb == "sandbox.exec":
             command = order.payload["command"]
             return {"exit_code": len(command["args"]) - 1, "stdout": command["stdin"].upper(), "stderr": " ".join(command["args"]), "seconds": 0.01}
-        return {}
+        return MEMORY.get(order.verb, {})
 
     def answer(self, question: str, args: dict[str, Any]) -> dict[str, Any]:
         """Answer a question."""
+        if question in ("checkpoint.examine", "move.fit"):
+            assert ContainerSpec.model_validate(args["spec"]).name, "a whole spec is asked about"
+            return {"obstacles": self.obstacles, "memory": 40 << 20} if question == "checkpoint.examine" else {"mismatches": self.mismatches, "methods": self.methods}
+        if question in ("checkpoint.inspect", "checkpoint.verify"):
+            return {"id": args["checkpoint"], "parts": 3}
         if question == "container.usage":
             return {"running": True, "memory": 1 << 20, "pids": 3, "disk": 5 << 20}
         begin = int(args["cursor"] or 0)
@@ -90,15 +113,15 @@ class Server:
 
 
 class Fleet:
-    """The control side and servers, each reading its queue in a thread."""
+    """The control side and servers, each reading its queue in a thread. ``control`` false: another fleet's is at work."""
 
-    def __init__(self, settings: ControlSettings, servers: list[Server]) -> None:
+    def __init__(self, settings: ControlSettings, servers: list[Server], *, control: bool = True) -> None:
         self.settings = settings
         self.servers = {server.name: server for server in servers}
         self._broker = Broker(settings)
         self._control = ControlSide(settings)
         self._app = celery_app("tests", settings)
-        readers: list[tuple[str, Callable[[str, list[Any]], None]]] = [("control", self._controlled)]
+        readers: list[tuple[str, Callable[[str, list[Any]], None]]] = [("control", self._controlled)] if control else []
         readers += [(node_queue(server.name), self._server(server)) for server in servers]
         self._queues = [queue for queue, _ in readers]
         self._threads = [threading.Thread(target=self._read, args=reader, daemon=True) for reader in readers]

@@ -14,7 +14,7 @@ from hostler.store.models import Operation
 from hostler.web.auth.access import Access, access_of
 from hostler.web.panel import Panel
 from tests.web.fixtures import World
-from tests.web.fleet import Fleet
+from tests.web.fleet import Fleet, Server
 from tests.web.test_containers import WEB, ended
 
 PUBLIC = {("get", "/v1/health")}
@@ -28,7 +28,7 @@ def routes(document: dict[str, Any]) -> list[tuple[str, str]]:
 
 def filled(path: str, **names: str) -> str:
     """A path with its arguments."""
-    known = {"name": "web", "operation_id": "none", "token_id": "none", "digest": "sha256:" + "0" * 64} | names
+    known = {"checkpoint_id": "none", "name": "web", "operation_id": "none", "token_id": "none", "digest": "sha256:" + "0" * 64} | names
     for key, value in known.items():
         path = path.replace("{" + key + "}", value)
     return path
@@ -77,8 +77,11 @@ def test_another_tenants_things_do_not_exist(world: World, fleet: Fleet) -> None
     operation = ended(world.alice, world.alice.post("/v1/containers", WEB))
     token = world.alice.post("/v1/tokens", {"name": "mine"}, 201)
     container = world.alice.get("/v1/containers/web")
-    names = {"operation_id": operation["id"], "token_id": token["id"]}
-    bodies: dict[str, Any] = {"exec": {"args": ["id"]}, "resize": {"memory": "64M"}}
+    checkpoint = ended(world.alice, world.alice.post("/v1/containers/web/checkpoints"))["request"]["checkpoint"]
+    names = {"operation_id": operation["id"], "token_id": token["id"], "checkpoint_id": checkpoint}
+    bodies: dict[str, Any] = {
+        "exec": {"args": ["id"]}, "resize": {"memory": "64M"}, "restore": {"checkpoint": checkpoint}, "clone": {"checkpoint": checkpoint, "name": "web2"},
+    }  # fmt: skip
     touched = 0
     for method, path in routes(world.alice.get("/v1/openapi.json")):
         if "{" not in path or (method, path) in TICKET or path.startswith(("/v1/plans", "/v1/accounts", "/v1/nodes", "/v1/images")):
@@ -87,8 +90,8 @@ def test_another_tenants_things_do_not_exist(world: World, fleet: Fleet) -> None
             response = world.mallory(method.upper(), filled(path, name=name, **names), bodies.get(path.rsplit("/", 1)[1]))
             assert response.status_code == 404, (method, path, response.get_data(as_text=True))
             touched += 1
-    assert touched >= 26
-    for listing in ("containers", "operations", "events"):
+    assert touched >= 50
+    for listing in ("containers", "operations", "events", "checkpoints"):
         assert world.mallory.get(f"/v1/{listing}")["items"] == []
     assert [item["name"] for item in world.mallory.get("/v1/tokens")["items"]] == ["test"]
     assert world.mallory.post("/v1/tokens", {"name": "x", "account": "alice"}, 404)["code"] == "not_found"
@@ -144,7 +147,7 @@ class Checked:
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
-def test_every_routes_real_answers_are_as_the_document_says(world: World, fleet: Fleet) -> None:
+def test_every_routes_real_answers_are_as_the_document_says(world: World, beta: Server) -> None:
     call = Checked(world)
     call("alice", "get", "/v1/health")
     call("alice", "get", "/v1/account")
@@ -185,6 +188,7 @@ def test_every_routes_real_answers_are_as_the_document_says(world: World, fleet:
     for verb in ("stop", "start", "restart"):
         done = ended(world.alice, call("alice", "post", f"/v1/containers/{{name}}/{verb}"))
     ended(world.alice, call("alice", "post", "/v1/containers/{name}/resize", {"cpu": 0.25}))
+    memory(call)
     call("alice", "get", "/v1/operations", query="?state=done")
     call("alice", "get", "/v1/operations/{operation_id}", names={"operation_id": done["id"]})
     call("alice", "post", "/v1/operations/{operation_id}/cancel", names={"operation_id": done["id"]})
@@ -198,6 +202,27 @@ def test_every_routes_real_answers_are_as_the_document_says(world: World, fleet:
     good = {(method, path) for method, path, status in call.seen if status.startswith("2")}
     missing = set(routes(call.document)) - good
     assert not missing, f"no good answer was seen of {missing}"
+
+
+def memory(call: Checked) -> None:
+    """Checkpoints and moves."""
+    alice = call.world.alice
+    call("alice", "get", "/v1/containers/{name}/suspend")
+    made = ended(alice, call("alice", "post", "/v1/containers/{name}/checkpoints", {"name": "first"}))
+    names = {"checkpoint_id": made["request"]["checkpoint"], "name": "web"}
+    call("alice", "get", "/v1/checkpoints", query="?container=web")
+    for path in ("", "/manifest", "/verify"):
+        call("alice", "get", "/v1/checkpoints/{checkpoint_id}" + path, names=names)
+    ended(alice, call("alice", "post", "/v1/containers/{name}/restore", {"checkpoint": names["checkpoint_id"]}))
+    ended(alice, call("alice", "post", "/v1/containers/{name}/clone", {"checkpoint": names["checkpoint_id"], "name": "web2"}))
+    ended(alice, call("alice", "post", "/v1/containers/{name}/suspend"))
+    call("alice", "get", "/v1/containers/{name}/suspend")
+    ended(alice, call("alice", "post", "/v1/containers/{name}/resume"))
+    ended(alice, call("alice", "delete", "/v1/checkpoints/{checkpoint_id}", names=names))
+    call("alice", "get", "/v1/containers/{name}/migrate")
+    call("alice", "get", "/v1/containers/{name}/migrate", query="?to=beta")
+    ended(alice, call("alice", "post", "/v1/containers/{name}/migrate", {"to": "beta"}))
+    call("alice", "post", "/v1/containers/{name}/migrate", {"to": "gamma"})
 
 
 def blob(call: Checked) -> None:

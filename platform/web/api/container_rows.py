@@ -63,6 +63,7 @@ def container_out(row: Container, operation: OperationRef | None, pool: Pool, *,
         drivers=row.drivers,
         created_at=row.created_at,
         started_at=row.started_at,
+        checkpoint=row.checkpoint_id,
         operation=operation,
         error=error_out(row.error, operator=operator),
     )

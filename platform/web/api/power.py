@@ -5,8 +5,8 @@ from __future__ import annotations
 from apiflask import APIBlueprint
 from flask import Response
 
-from hostler.core.api import ExecIn, OperationOut, StopIn
-from hostler.operations import requests
+from hostler.core.api import ExecIn, OperationOut, RestartIn, StopIn
+from hostler.operations import mobility_requests, requests
 from hostler.web.auth.bearer import caller
 from hostler.web.idempotency import accepted, change
 
@@ -28,14 +28,19 @@ def start_container(name: str) -> Response:
 @bp.input(StopIn)
 @bp.output(OperationOut, status_code=202)
 def stop_container(name: str, json_data: StopIn) -> Response:
-    """Ask for a container to stop; its files and address stay"""
+    """Ask for a container to stop; its files and address stay
+
+    A suspended one is resumed first, or gives its memory up with `discard_memory`.
+    """
+    if json_data.discard_memory:
+        return change(lambda session: accepted(mobility_requests.discard(session, caller().asker(), name)))
     return _power(name, "stop", {"grace": json_data.grace})
 
 
 @bp.post("/containers/<name>/restart")
-@bp.input(StopIn)
+@bp.input(RestartIn)
 @bp.output(OperationOut, status_code=202)
-def restart_container(name: str, json_data: StopIn) -> Response:
+def restart_container(name: str, json_data: RestartIn) -> Response:
     """Ask for a container to stop and start again"""
     return _power(name, "restart", {"grace": json_data.grace})
 

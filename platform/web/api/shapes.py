@@ -6,6 +6,7 @@ from typing import Any
 
 from hostler.core.api import (
     AccountOut,
+    CheckpointOut,
     EventOut,
     ImageOut,
     NodeOut,
@@ -19,7 +20,7 @@ from hostler.core.limits import Limits
 from hostler.core.messages import DriverFact, WireFact
 from hostler.core.specs import ImageConfig
 from hostler.operations.steps import Step, load
-from hostler.store.models import Account, Event, Image, Node, Operation, Plan, Token
+from hostler.store.models import Account, Checkpoint, Event, Image, Node, Operation, Plan, Token
 
 
 def account_out(account: Account) -> AccountOut:
@@ -132,9 +133,30 @@ def _request(operation: Operation) -> dict[str, object]:
     """The part of the arguments that says what was asked; not what the engine noted, nor a command's input and environment."""
     args = operation.args
     shown: dict[str, object] = {key: args[key] for key in ("change", "recipe", "grace") if key in args}
+    shown |= {key: args[key] for key in ("checkpoint", "label", "on", "to", "methods", "allow_restart", "drop_checkpoints") if args.get(key)}
     if "command" in args:
         shown["args"] = args["command"]["args"]
     return shown
+
+
+def checkpoint_out(row: Checkpoint) -> CheckpointOut:
+    """A checkpoint."""
+    return CheckpointOut(
+        id=row.id,
+        name=row.name,
+        container=row.container.name,
+        container_id=row.container_id,
+        node=row.node.name,
+        kind=row.kind,
+        state=row.state,
+        bytes=row.bytes,
+        stored=row.stored,
+        memory=row.memory,
+        frozen_ms=row.frozen_ms,
+        snapshot=row.snapshot,
+        writer=row.writer,
+        created_at=row.created_at,
+    )
 
 
 def event_out(event: Event) -> EventOut:
