@@ -149,14 +149,18 @@ def _mount(target: str, kind: str, *options: str, source: str | None = None) -> 
     return {"destination": target, "type": kind, "source": source or kind, "options": list(options)}
 
 
+def shm_size(spec: ContainerSpec) -> int:
+    """Bytes of /dev/shm at most: half of the memory, in which it counts."""
+    return min(_SHM_MOST, spec.limits.memory // 2) if spec.limits.memory else _SHM_MOST
+
+
 def _mounts(spec: ContainerSpec, guest: Path, init: Path) -> list[dict[str, Any]]:
     bound = ("bind", "ro", "nosuid", "nodev")
-    shm = min(_SHM_MOST, spec.limits.memory // 2) if spec.limits.memory else _SHM_MOST
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=64k"),
         _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
-        _mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", f"size={shm}", source="shm"),
+        _mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", f"size={shm_size(spec)}", source="shm"),
         _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
         _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
         _mount(INSIDE, "bind", *bound, "noexec", source=str(guest)),

@@ -229,7 +229,7 @@ class Oci(Ns):
         mounts = mountinfo.read(Path(f"/proc/{record.pid}/mountinfo"))
         return Shape(
             container=container, pid=record.pid, started_at=record.started_at, cgroups=record.cgroups,
-            outside=landing.outside(mounts, guest.guest_dir(self.host, container)),
+            outside=landing.outside(mounts, guest.guest_dir(self.host, container)) | landing.plain(Path(f"/proc/{record.pid}/root")),
         )
 
     def land(self, spec: ContainerSpec, root: RootPlan, cgroup: Cgroup) -> Landing:
@@ -336,7 +336,7 @@ class Oci(Ns):
         return Landing(
             container=spec.id,
             words=landing.launch_words(
-                [self._launch, *self._root_words(spec, root)], {"guest": inside, init.name: init, landing.NOTHING: nothing}, cgroup.parents
+                [self._launch, *self._root_words(spec, root), *landing.plain_words(bundle.shm_size(spec))], {"guest": inside, init.name: init, landing.NOTHING: nothing}, cgroup.parents
             ),
             root=self.scratch / "root",
             outside=landing.bindings(spec, self.scratch, init),
@@ -368,8 +368,9 @@ class Oci(Ns):
         words = [*self._create_words(cgroup, self._root_words(spec, root)), "--log", str(folder / "log"), "--log-format", "json"]
         words += ["create", "--bundle", str(folder), "--pid-file", str(folder / "pid"), spec.id]
         # The paused init holds these two until it runs, so they are no pipes that somebody must wait for.
-        with (folder / "stderr").open("wb") as stderr, open(os.devnull, "wb") as stdout:
-            result = run(words, timeout=CREATE_TIMEOUT, check=False, stdout=stdout, stderr=stderr)
+        # Nor are they the host's /dev/null: crun makes the container's root the owner of what it is given, who could then close it to everybody.
+        with (folder / "stderr").open("wb") as said, (folder / "nothing").open("w+b") as nothing:
+            result = run(words, timeout=CREATE_TIMEOUT, check=False, stdin=nothing, stdout=nothing, stderr=said)
         if result.returncode != 0:
             raise _creation_failure(spec, cgroup, _last_words(folder))
 

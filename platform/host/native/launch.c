@@ -12,6 +12,8 @@
  *     --outlive FILE              do not die with the caller; write the runtime's pid to FILE
  *     --idmap SOURCE TARGET       bind SOURCE to TARGET with the ids shifted
  *     --overlay LOWER UPPER WORK TARGET    LOWER may be several, separated by colons
+ *     --dev TARGET NAME*6         a tmpfs with all that /dev of a container has; the NAMEs are files to bind devices on
+ *     --shm TARGET BYTES          a tmpfs for everybody in the container
  *     --bind SOURCE TARGET        bind SOURCE, a folder or a file, to TARGET as it is
  * TARGET, LOWER, UPPER and WORK are relative to the scratch folder. Mounts are made in the order given.
  *
@@ -44,7 +46,7 @@
 extern int mount(const char *, const char *, const char *, unsigned long, const void *);
 extern int umount2(const char *, int);
 
-enum { OLD_NOSUID = 2, OLD_NODEV = 4, OLD_BIND = 4096, OLD_REC = 16384, OLD_SLAVE = 1 << 19, LAZY = 2 };
+enum { OLD_NOSUID = 2, OLD_NODEV = 4, OLD_BIND = 4096, OLD_REC = 16384, OLD_SLAVE = 1 << 19, OLD_STRICTATIME = 1 << 24, LAZY = 2 };
 
 static const char *scratch;
 static int user_namespace = -1;
@@ -203,6 +205,45 @@ static void bind_plain(const char *source, const char *target)
 		fail("bind", source);
 }
 
+/* What else a mount is told of access times cannot be changed from within the container: they are what the runtime's mount has. */
+static void mount_tmpfs(const char *target, const char *mode, const char *size, unsigned long times)
+{
+	char options[128];
+
+	snprintf(options, sizeof(options), "mode=%s,size=%s,uid=%u,gid=%u", mode, size, root_id, root_id);
+	make_target(target);
+	if (mount("tmpfs", target, "tmpfs", OLD_NOSUID | times, options))
+		fail("mount a tmpfs on", target);
+}
+
+/* What a runtime makes in /dev, but for the mounts in it. */
+static void make_dev(const char *target, char **devices, int count)
+{
+	static const char *const folders[] = {"pts", "shm", "mqueue"};
+	static const char *const links[][2] = {
+		{"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"}, {"/proc/self/fd/1", "stdout"},
+		{"/proc/self/fd/2", "stderr"}, {"pts/ptmx", "ptmx"},
+	};
+	int dev, fd;
+
+	mount_tmpfs(target, "755", "64k", OLD_STRICTATIME);
+	dev = open(target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dev < 0)
+		fail("open", target);
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++)
+		if (mkdirat(dev, folders[i], 0755) || fchownat(dev, folders[i], root_id, root_id, 0))
+			fail("make the folder", folders[i]);
+	for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++)
+		if (symlinkat(links[i][0], dev, links[i][1]) || fchownat(dev, links[i][1], root_id, root_id, AT_SYMLINK_NOFOLLOW))
+			fail("make the link", links[i][1]);
+	for (int i = 0; i < count; i++) {
+		fd = openat(dev, devices[i], O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+		if (fd < 0 || fchown(fd, root_id, root_id) || close(fd))
+			fail("make", devices[i]);
+	}
+	close(dev);
+}
+
 /* Take back the capabilities that leaving fsuid 0 has cost. */
 static void all_capabilities(void)
 {
@@ -240,9 +281,11 @@ static void mount_overlay(const char *lower, const char *upper, const char *work
 	setfsgid(0);
 }
 
+enum { DEVICES = 6 };
+
 static const struct { const char *name; int words; } OPTIONS[] = {
 	{"--scratch", 1}, {"--ids", 2}, {"--join", 1}, {"--hide", 1}, {"--idmap", 2}, {"--overlay", 4},
-	{"--bind", 2}, {"--cover", 2}, {"--own-cgroups", 0}, {"--outlive", 1},
+	{"--dev", 1 + DEVICES}, {"--shm", 2}, {"--bind", 2}, {"--cover", 2}, {"--own-cgroups", 0}, {"--outlive", 1},
 };
 
 static int words_after(const char *option)
@@ -276,6 +319,10 @@ static void step(int pass, char **option)
 		fail("unmount", option[1]);
 	else if (pass == 2 && strcmp(*option, "--idmap") == 0)
 		bind_idmapped(option[1], option[2]);
+	else if (pass == 2 && strcmp(*option, "--dev") == 0)
+		make_dev(option[1], option + 2, DEVICES);
+	else if (pass == 2 && strcmp(*option, "--shm") == 0)
+		mount_tmpfs(option[1], "1777", option[2], 0);
 	else if (pass == 2 && strcmp(*option, "--bind") == 0)
 		bind_plain(option[1], option[2]);
 	else if (pass == 2 && strcmp(*option, "--overlay") == 0)

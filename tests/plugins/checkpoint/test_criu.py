@@ -166,3 +166,43 @@ def test_a_command_from_outside_that_is_under_way_is_told_in_words(nodes: tuple[
     here.world.ns.thaw(spec.id)
     under_way.join()
     assert here.criu.examine(here.world.ns.shape(spec.id)) == []
+
+
+def test_what_a_tenant_keeps_in_shared_memory_and_dev_comes_along(nodes: tuple[Node, Node], tmp_path: Path) -> None:
+    here, there = nodes
+    spec = here.world.up("sleep", "600")
+    assert {"/dev", "/dev/shm"} <= set(here.world.ns.shape(spec.id).outside), "plain ones are made anew"
+    here.world.sh(spec, "echo ours > /dev/shm/kept; ln -s nowhere /dev/log")
+    assert not {"/dev", "/dev/shm"} & set(here.world.ns.shape(spec.id).outside)
+    here.world.ns.freeze(spec.id)
+    images = dumped(here, spec, tmp_path / "d")
+    here.world.ns.delete(spec.id)
+    pid = there.restore(spec, images)
+    there.criu.release(images)
+    there.world.ns.adopt(spec.id, pid)
+    assert there.world.sh(spec, "cat /dev/shm/kept; readlink /dev/log").stdout == "ours\nnowhere\n"
+
+
+def test_plain_dev_and_shared_memory_are_the_same_after_a_restore(nodes: tuple[Node, Node], tmp_path: Path) -> None:
+    here, there = nodes
+    spec = here.world.up("sleep", "600")
+    look = (
+        "ls -ln /dev | grep -v -e ' core ' -e mqueue -e total | sed 's/ [A-Z][a-z][a-z] .*[0-9] / /'; echo x > /dev/null; head -c 3 /dev/zero | wc -c;"
+        " grep -c ' /dev' /proc/mounts; touch /dev/shm/new /dev/new && echo made"
+    )
+    before = here.world.sh(spec, look).stdout
+    here.world.sh(spec, "rm /dev/shm/new /dev/new")
+    here.world.ns.freeze(spec.id)
+    images = dumped(here, spec, tmp_path / "d")
+    here.world.ns.delete(spec.id)
+    pid = there.restore(spec, images)
+    there.criu.release(images)
+    there.world.ns.adopt(spec.id, pid)
+    assert there.world.sh(spec, look).stdout == before
+
+
+def test_the_hosts_devices_stay_the_hosts(nodes: tuple[Node, Node]) -> None:
+    here, _ = nodes
+    owners = {name: Path("/dev", name).stat().st_uid for name in ("null", "zero", "full", "random", "urandom", "tty")}
+    here.world.up("sleep", "600")
+    assert {name: Path("/dev", name).stat().st_uid for name in owners} == owners == dict.fromkeys(owners, 0)
