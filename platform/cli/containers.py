@@ -102,6 +102,7 @@ def _shown(found: ContainerOut) -> list[tuple[str, object]]:
         ("wanted", found.wanted if found.wanted != found.state else ""),
         ("error", found.error.message if found.error else ""),
         ("hint", found.error.hint if found.error else ""),
+        ("memory", f"on disk: checkpoint {found.checkpoint}" if found.checkpoint else ""),
         ("operation", busy),
         ("node", found.node),
         ("address", found.address_v4),

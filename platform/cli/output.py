@@ -24,6 +24,8 @@ _COLOURS = {
     "needs_attention": "red",
     "undoing": "yellow",
     "queued": "yellow",
+    "suspended": "cyan",
+    "broken": "red",
     "cancelled": "yellow",
 }
 

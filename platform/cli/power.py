@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hostler.core.api import OperationOut
 
 
-def _each(names: Sequence[str], ask: Callable[[Client, str], OperationOut], *, no_wait: bool, as_json: bool) -> int:
+def each(names: Sequence[str], ask: Callable[[Client, str], OperationOut], *, no_wait: bool, as_json: bool) -> int:
     """Ask for all of them first, so that they run beside each other; then wait for each. One that fails stops no other."""
     from hostler.client.client import failure
 
@@ -53,16 +53,17 @@ _grace = click.option("--grace", type=click.FloatRange(0, 600), default=10.0, sh
 @wait_options
 def start(names: tuple[str, ...], no_wait: bool, as_json: bool) -> int:
     """Start containers."""
-    return _each(names, lambda client, name: client.start(name), no_wait=no_wait, as_json=as_json)
+    return each(names, lambda client, name: client.start(name), no_wait=no_wait, as_json=as_json)
 
 
 @click.command()
 @_names
 @_grace
+@click.option("--discard-memory", is_flag=True, help="Of a suspended container: give its memory on disk up.")
 @wait_options
-def stop(names: tuple[str, ...], grace: float, no_wait: bool, as_json: bool) -> int:
+def stop(names: tuple[str, ...], grace: float, discard_memory: bool, no_wait: bool, as_json: bool) -> int:
     """Stop containers; their files and addresses stay."""
-    return _each(names, lambda client, name: client.stop(name, grace), no_wait=no_wait, as_json=as_json)
+    return each(names, lambda client, name: client.stop(name, grace, discard_memory=discard_memory), no_wait=no_wait, as_json=as_json)
 
 
 @click.command()
@@ -71,7 +72,7 @@ def stop(names: tuple[str, ...], grace: float, no_wait: bool, as_json: bool) -> 
 @wait_options
 def restart(names: tuple[str, ...], grace: float, no_wait: bool, as_json: bool) -> int:
     """Restart containers."""
-    return _each(names, lambda client, name: client.restart(name, grace), no_wait=no_wait, as_json=as_json)
+    return each(names, lambda client, name: client.restart(name, grace), no_wait=no_wait, as_json=as_json)
 
 
 @click.command()
@@ -79,4 +80,4 @@ def restart(names: tuple[str, ...], grace: float, no_wait: bool, as_json: bool) 
 @wait_options
 def delete(names: tuple[str, ...], no_wait: bool, as_json: bool) -> int:
     """Delete containers with all that they have."""
-    return _each(names, lambda client, name: client.delete(name), no_wait=no_wait, as_json=as_json)
+    return each(names, lambda client, name: client.delete(name), no_wait=no_wait, as_json=as_json)

@@ -30,7 +30,7 @@ def conclude(client: Client, operation: OperationOut, *, no_wait: bool, as_json:
     """Wait for an operation and say how it ended. Raises what it failed with."""
     if not no_wait:
         operation = finished(client, operation)
-        _raise_failure(operation)
+        raise_failure(operation)
     if as_json:
         output.print_json(operation)
     else:
@@ -50,7 +50,8 @@ def finished(client: Client, operation: OperationOut) -> OperationOut:
     return operation
 
 
-def _raise_failure(operation: OperationOut) -> None:
+def raise_failure(operation: OperationOut) -> None:
+    """Raise what an operation that has ended failed with."""
     from hostler.client.client import failure
 
     error = failure(operation)
@@ -73,7 +74,7 @@ def outcome(client: Client, operation: OperationOut) -> str:
     """The last line: what is now."""
     took = f"({operation.seconds or 0:.2f} s)"
     name, kind = operation.target, operation.kind
-    if kind in ("provision", "start", "restart"):
+    if kind in ("provision", "start", "restart", "resume", "restore", "clone"):
         return f"{name} is running{_where(client, operation)} {took}"
     if kind == "resize":
         change: Any = operation.request.get("change", {})
@@ -81,8 +82,31 @@ def outcome(client: Client, operation: OperationOut) -> str:
     if kind in ("image.import", "image.build"):
         size: Any = operation.result.get("size", 0)
         return f"image {name} is ready, {format_size(size)} {took}"
+    if kind in _OF_MEMORY:
+        return _of_memory(client, operation, took)
     ends = {"stop": f"{name} is stopped", "delete": f"{name} is deleted", "image.delete": f"image {name} is deleted"}
     return f"{ends.get(kind, f'{kind} {name} is done')} {took}"
+
+
+#: Kinds whose outcome is told by :func:`_of_memory`.
+_OF_MEMORY = ("suspend", "discard", "migrate", "checkpoint", "checkpoint.delete")
+
+
+def _of_memory(client: Client, operation: OperationOut, took: str) -> str:
+    from hostler.cli.mobility_words import checkpoint_taken, move_report, suspended
+
+    name = operation.target
+    match operation.kind:
+        case "suspend":
+            return f"{suspended(operation)} {took}"
+        case "checkpoint":
+            return f"{checkpoint_taken(operation)} {took}"
+        case "migrate":
+            state = client.container(operation.target_id).state
+            return "\n".join([f"{name} is {state}{_where(client, operation)} {took}", *move_report(operation)])
+        case "discard":
+            return f"{name} is stopped, its memory was given up {took}"
+    return f"checkpoint {operation.request.get('checkpoint')} of {name} is removed {took}"
 
 
 def _where(client: Client, operation: OperationOut) -> str:
