@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,13 @@ class FakeServer(Server):
         super().__init__(name)
         own = NodeSettings(
             installation=settings.installation, redis_socket=settings.redis_socket, node=name, node_state=folder / name, libexec=folder,
-            panel_url=settings.panel_url, capacity_disk=10 << 30, capacity_memory=8 << 30, capacity_cpus=4,
+            panel_url=settings.panel_url, node_wire_listen="127.0.0.1:0", capacity_disk=10 << 30, capacity_memory=8 << 30, capacity_cpus=4,
         )  # fmt: skip
         self.side = NodeSide(own, partial(load_classes, classes=FAKES.values(), setup=True))
         self.faults = Faults(own.node_state)
 
     def hello(self) -> Hello:
-        return Hello(node=self.name, instance=self.side.instance, facts=facts(self.side.settings, self.side.drivers))
+        return Hello(node=self.name, instance=self.side.instance, facts=facts(self.side.settings, self.side.drivers, self.side.wire))
 
     def inventory(self) -> list[Item]:
         """All that any driver has, images excepted."""
@@ -68,11 +68,12 @@ class FakeFleet(Fleet):
 
 
 class Platform:
-    """What a tenant sees, and the servers behind it."""
+    """What a tenant sees, and the servers behind it. ``server`` is the first."""
 
-    def __init__(self, client: Client, server: FakeServer) -> None:
+    def __init__(self, client: Client, servers: Sequence[FakeServer]) -> None:
         self.client = client
-        self.server = server
+        self.servers = {server.name: server for server in servers}
+        self.server = servers[0]
 
     def prepare(self) -> None:
         """A plan on fake drivers and an image."""
@@ -92,6 +93,12 @@ class Platform:
         ended = self.client.wait(operation.id)
         assert ended.state == "failed", ended
         return ended
+
+    def inside(self, name: str, *args: str) -> str:
+        """What a command in a container says."""
+        said = self.done(self.client.exec(name, {"args": list(args)}))
+        assert said.result["exit_code"] == 0, said
+        return str(said.result["stdout"])
 
     def create(self, name: str) -> OperationOut:
         """Ask for a container."""

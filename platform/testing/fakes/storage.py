@@ -145,6 +145,10 @@ class FakeStorage(Storage):
         total = self.settings.size
         return max(0, total - (trees.size(self.folder) if self.folder.is_dir() else 0)), total
 
+    def get(self, volume: str, path: str) -> bytes:
+        """What a container has in a file. Raises FileNotFoundError without it."""
+        return (self._volumes.path(volume) / "files" / path).read_bytes()
+
     def put(self, volume: str, path: str, content: bytes) -> None:
         """Write a file as a container would: an ``OSError`` of EDQUOT past the volume's size, of ENOSPC past the pool's."""
         with self._alone(volume):
