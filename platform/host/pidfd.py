@@ -74,6 +74,20 @@ def open_pidfd(process: Identity) -> int | None:
     return None
 
 
+def open_to_the_end(process: Identity) -> int | None:
+    """As :func:`open_pidfd`, but None only when the last of its threads has ended too: of a process that was killed, which is a zombie
+    already, another thread may yet be about to end a write. The descriptor becomes readable when that is over."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    found = _fields(process.pid)
+    if found is not None and int(found[19]) == process.started_at and not ended(handle, 0):
+        return handle
+    os.close(handle)
+    return None
+
+
 def ended(handle: int, timeout: float) -> bool:
     """Wait up to ``timeout`` seconds for a pidfd's process to end; whether it has."""
     poll = select.poll()
@@ -82,12 +96,16 @@ def ended(handle: int, timeout: float) -> bool:
 
 
 def _stat(pid: int) -> int | None:
+    fields = _fields(pid)
+    return None if fields is None or fields[0] in "ZX" else int(fields[19])
+
+
+def _fields(pid: int) -> list[str] | None:
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = text[text.rindex(")") + 2 :].split()  # the name before may hold anything
-    return None if fields[0] in "ZX" else int(fields[19])
+    return text[text.rindex(")") + 2 :].split()  # the name before may hold anything
 
 
 # PIDFD_GET_INFO, include/uapi/linux/pidfd.h: the first 64 bytes of struct pidfd_info, exit_code last. Python wraps none of it.

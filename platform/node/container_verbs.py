@@ -16,6 +16,7 @@ from hostler.core.names import Id
 from hostler.core.specs import ContainerSpec, ExecSpec
 from hostler.core.units import Rate, Size
 from hostler.host import guest
+from hostler.node.mobility.standstill import still_file
 from hostler.node.verbs import Nothing, Payload, Server, Verb, spec_of
 
 
@@ -155,6 +156,7 @@ def sandbox_delete(server: Server, batch: Batch, _: Nothing) -> None:
     """Kill what runs, remove the sandbox, and let go of its volume."""
     spec = spec_of(batch)
     server.drivers.ns(spec.drivers.ns).delete(spec.id)
+    still_file(server.host, spec.id).unlink(missing_ok=True)
     server.drivers.storage(spec.drivers.storage).detach(spec.id)
     server.nudge(spec.id)
 

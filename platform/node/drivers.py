@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any, cast
 
 import structlog
-from stevedore import ExtensionManager
+from stevedore import DriverManager, ExtensionManager
+from stevedore.exception import NoMatches
 
 from hostler.contracts.checkpoint import Checkpoint
 from hostler.contracts.driver import CONTRACT_VERSION, Driver, Host, Probe
@@ -102,6 +103,26 @@ def load_classes(host: Host, classes: Iterable[object], *, setup: bool = False) 
     for plugin in classes:
         _take(drivers, host, str(getattr(plugin, "group", "")), str(getattr(plugin, "name", plugin)), plugin, setup)
     return drivers
+
+
+def load_one(host: Host, group: str, name: str) -> Driver:
+    """One installed driver by name, neither probed nor set up, and no other imported: for who goes on with what the worker did with it.
+
+    Raises :class:`Unsupported` where it cannot be had, with the reason.
+    """
+    failures: list[str] = []
+
+    def failed(_manager: object, _entry_point: object, error: BaseException) -> None:
+        failures.append(str(error))
+
+    try:
+        found: object = DriverManager(f"hostler.{group}", name, on_load_failure_callback=failed).driver
+    except NoMatches:
+        said = "; ".join(failures) or "no installed package has it"
+        raise Unsupported(f"{group} driver {name} cannot be loaded: {said}", hint="hostler doctor on the server tells why", code="no_driver") from None
+    if not (isinstance(found, type) and issubclass(found, CONTRACTS[group])):
+        raise Unsupported(f"{group} driver {name} is no {CONTRACTS[group].__name__}", hint="hostler doctor on the server tells why", code="no_driver")
+    return cast(Driver, found(host))
 
 
 def extensions(group: str, failed: Callable[[Any, Any, BaseException], None]) -> ExtensionManager[Any]:

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from hostler.contracts.driver import Host
 from hostler.core.errors import Stale
 from hostler.core.messages import Direction, StepOutcome
 
@@ -80,7 +81,11 @@ class Journal:
     def hand_over(self, container: str, operation: str, peer: str) -> None:
         """The word after which a container belongs to server ``peer`` (its fingerprint): what is here of it never runs again."""
         with self._lock:
-            self._db.execute("INSERT OR REPLACE INTO handovers VALUES (?, ?, ?, ?)", (container, operation, peer, time.time()))
+            self._db.execute("PRAGMA synchronous=FULL")  # it must hold after a power failure too: the other server has the container then
+            try:
+                self._db.execute("INSERT OR REPLACE INTO handovers VALUES (?, ?, ?, ?)", (container, operation, peer, time.time()))
+            finally:
+                self._db.execute("PRAGMA synchronous=NORMAL")
 
     def handed_over(self, container: str) -> str | None:
         """The operation in which a container was handed over; None when it was not, or has come back since."""
@@ -96,6 +101,11 @@ class Journal:
         """Close the file."""
         with self._lock:
             self._db.close()
+
+
+def journal_file(host: Host) -> Path:
+    """Where a server's journal is."""
+    return host.state_dir / "journal.sqlite3"
 
 
 def handed_over(db: sqlite3.Connection, container: str) -> str | None:

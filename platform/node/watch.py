@@ -1,8 +1,8 @@
 """The node's watch: one process that collects all containers' output and tells what happens to them.
 
 ``python -m hostler.node.watch`` with the settings of the node worker. It reads the FIFOs of every container into bounded
-logs, sees by pidfd that an init ended and by a counter that memory limits killed, and hands on events. It may
-die and be started again at any time: writers wait at most, an exit meanwhile is told once it is back, and what was told is
+logs, sees by pidfd that an init ended and by a counter that memory limits killed, and hands on events; it lets containers go on that a dead
+worker had frozen. It may die and be started again at any time: writers wait at most, an exit meanwhile is told once it is back, and what was told is
 remembered in the container's folder. Delivery is at least once: the receiver knows an exit by container, pid and
 start time.
 """
@@ -28,7 +28,9 @@ from hostler.core.errors import Conflict, HostlerError
 from hostler.core.messages import ContainerEvent
 from hostler.host import guest
 from hostler.host.guest import nudge
+from hostler.node.here import this_host
 from hostler.node.kernel_log import KernelLog
+from hostler.node.mobility.guard import Guard
 from hostler.node.views import Views
 from hostler.node.watched import Watched
 from hostler.settings import NodeSettings
@@ -95,6 +97,7 @@ class Watch:
         self.host = host
         self._teller = Teller(publish)
         self._views = Views(host)
+        self._guard = Guard(host)
         self._epoll = select.epoll()
         self._watched: dict[str, Watched] = {}
         self._owner: dict[int, Watched] = {}
@@ -116,6 +119,7 @@ class Watch:
             self._nudges = _listen(self.host)
             self._teller.start()
             self._views.start()
+            self._guard.start()
             try:
                 self._loop()
             finally:
@@ -159,6 +163,7 @@ class Watch:
         self._kernel.close()
         self._epoll.close()
         self._views.close()
+        self._guard.close()
         self._teller.close()
 
     # -- what there is
@@ -184,6 +189,7 @@ class Watch:
 
     def _look(self, container: str) -> None:
         """Bring what we hold of a container in line with its folder."""
+        self._guard.look(container)
         one = self._watched.get(container)
         if one is None:
             one = self._watched[container] = Watched(self.host, container)
@@ -326,10 +332,7 @@ def _listen(host: Host) -> socket.socket:
 def main() -> None:
     """Watch the node of the settings until SIGTERM or SIGINT."""
     settings = NodeSettings()
-    host = Host(
-        installation=settings.installation, node=settings.node, state_dir=settings.node_state, libexec=settings.libexec
-    )
-    watch = Watch(host, Broker(settings).container_event)
+    watch = Watch(this_host(settings), Broker(settings).container_event)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: watch.stop())
     watch.run()

@@ -19,7 +19,7 @@ from hostler.node.archives import Archives
 from hostler.node.drivers import Drivers
 from hostler.node.facts import facts, memory_info, pool_space
 from hostler.node.here import this_host
-from hostler.node.journal import Journal
+from hostler.node.journal import Journal, journal_file
 from hostler.node.runner import Runner
 from hostler.node.verbs import Server, Verb
 from hostler.node.wire.wire import Wire
@@ -57,7 +57,7 @@ class NodeSide:
         archives = Archives(settings.node_state / "scratch", self.drivers.images)
         archives.clean()
         self.wire = open_wire(settings)
-        self.journal = Journal(settings.node_state / "journal.sqlite3", self.instance)
+        self.journal = Journal(journal_file(host), self.instance)
         self.server = Server(
             host=host,
             drivers=self.drivers,

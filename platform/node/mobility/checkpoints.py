@@ -26,7 +26,7 @@ from hostler.mobility.manifest import Manifest
 from hostler.mobility.reading import extract, read_manifest
 from hostler.mobility.shelf import Shelf
 from hostler.node.mobility import revival
-from hostler.node.mobility.standstill import go_on, halt, read_still, unhurried
+from hostler.node.mobility.standstill import go_on, halt, hold_to_limits, read_still, stay, unhurried
 from hostler.node.verbs import Server
 
 #: Level of zstd: memory compresses two- to fourfold at a gigabyte a second.
@@ -50,7 +50,7 @@ def create(server: Server, spec: ContainerSpec, operation: str, checkpoint: str,
     """
     path = shelf(server).path_of(checkpoint)
     if path.exists():
-        if keep or _stands(server, spec, operation):
+        if keep or _stays(server, spec, operation):
             return dict(read_manifest(path).details)
         remove(server, spec, checkpoint, checkpoint)
     check(server, spec)
@@ -82,6 +82,8 @@ def _create(server: Server, spec: ContainerSpec, operation: str, checkpoint: str
     }
     manifest = _manifest(server, spec, checkpoint, snapshot, details, keep=keep)
     summary = shelf(server).write(manifest, writing.of_folder(draft), level=_LEVEL)
+    if not keep:
+        stay(server, spec)
     return details | {"stored": summary.stored, "ms": round((time.monotonic() - began) * 1000, 1)}
 
 
@@ -139,6 +141,7 @@ def check(server: Server, spec: ContainerSpec) -> None:
 def cancel(server: Server, spec: ContainerSpec, checkpoint: str) -> None:
     """Take :func:`create` back: the container goes on, and there is no checkpoint."""
     go_on(server, spec)
+    hold_to_limits(server, spec)  # where a worker died that had lifted them
     remove(server, spec, checkpoint, checkpoint)
 
 
@@ -212,9 +215,9 @@ def _manifest(server: Server, spec: ContainerSpec, checkpoint: str, snapshot: st
     )
 
 
-def _stands(server: Server, spec: ContainerSpec, operation: str) -> bool:
+def _stays(server: Server, spec: ContainerSpec, operation: str) -> bool:
     still = read_still(server.host, spec.id)
-    return still is not None and still.operation == operation and server.drivers.ns(spec.drivers.ns).inspect(spec.id).state == "frozen"
+    return still is not None and still.on_disk and still.operation == operation and server.drivers.ns(spec.drivers.ns).inspect(spec.id).state == "frozen"
 
 
 def _drop(images: Path) -> None:

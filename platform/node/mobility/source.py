@@ -33,7 +33,7 @@ from hostler.node.mobility.moves import (
     Running,
     Start,
 )
-from hostler.node.mobility.standstill import go_on, halt, still_file, unhurried
+from hostler.node.mobility.standstill import go_on, halt, hold_to_limits, still_file, unhurried
 from hostler.node.verbs import Server
 from hostler.node.wire.channel import Channel
 from hostler.node.wire.tickets import Ticket
@@ -229,6 +229,7 @@ def come_back(server: Server, spec: ContainerSpec, operation: str) -> None:
         )
     if server.drivers.ns(spec.drivers.ns).inspect(spec.id).state in ("running", "frozen"):
         go_on(server, spec)
+        hold_to_limits(server, spec)  # where a worker died that had lifted them
     _tidy(server, spec, operation)
 
 

@@ -1,12 +1,13 @@
 """A container at a standstill: frozen, and nothing gets in or out. And its guard.
 
 While a container stands still for an operation, ``still.json`` in its folder says for which, and which worker answers for it. Should
-that worker die, the node's watch lets the container go on within a second, unless it was handed over to another server
-(:mod:`hostler.node.mobility.handovers`): then it stays frozen for good, and the next worker removes it.
+that worker die, the node's watch lets the container go on within a second (:mod:`hostler.node.mobility.guard`), unless it was handed over to
+another server or all of its memory is on disk: then it stays frozen, and the next worker takes it down.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from hostler.contracts.driver import Host
+from hostler.contracts.net import Net
+from hostler.contracts.ns import Ns
 from hostler.core.errors import HostlerError
 from hostler.core.specs import ContainerSpec
 from hostler.host import guest
@@ -30,6 +33,9 @@ class Still(BaseModel):
     started_at: int
     ns: str
     net: str
+    """Empty for a container without links."""
+    on_disk: bool = False
+    """All of its memory is in a checkpoint: it does not go on by itself, or what it did then would be lost."""
 
     @property
     def worker(self) -> Identity:
@@ -50,30 +56,59 @@ def read_still(host: Host, container: str) -> Still | None:
         return None
 
 
+@contextmanager
+def alone(host: Host, container: str) -> Iterator[None]:
+    """For the block nobody else begins or ends a standstill of the container: neither the worker nor the watch, which are two processes."""
+    try:
+        folder = os.open(host.container_dir(container), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:  # a container that is gone has no standstill
+        yield
+        return
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
 def halt(server: Server, spec: ContainerSpec, operation: str) -> None:
     """Bring a running container to a standstill. On failure it goes on. Raises what the drivers raise."""
     me = Identity.of(os.getpid())
     assert me is not None
-    note = Still(operation=operation, pid=me.pid, started_at=me.started_at, ns=spec.drivers.ns, net=spec.drivers.net)
-    guest.write_whole(still_file(server.host, spec.id), note.model_dump_json())
-    server.nudge(spec.id)
+    note = Still(operation=operation, pid=me.pid, started_at=me.started_at, ns=spec.drivers.ns, net=spec.drivers.net if spec.links else "")
     try:
-        if spec.links:
-            server.drivers.net(spec.drivers.net).hold(spec.id)
-        server.drivers.ns(spec.drivers.ns).freeze(spec.id)
+        with alone(server.host, spec.id):
+            guest.write_whole(still_file(server.host, spec.id), note.model_dump_json())
+            server.nudge(spec.id)
+            if spec.links:
+                server.drivers.net(spec.drivers.net).hold(spec.id)
+            server.drivers.ns(spec.drivers.ns).freeze(spec.id)
     except BaseException:
         go_on(server, spec)
         raise
 
 
+def stay(server: Server, spec: ContainerSpec) -> None:
+    """Of a container at a standstill all is on disk now: whoever dies, it does not go on."""
+    still = read_still(server.host, spec.id)
+    assert still is not None
+    guest.write_whole(still_file(server.host, spec.id), still.model_copy(update={"on_disk": True}).model_dump_json())
+
+
 def go_on(server: Server, spec: ContainerSpec) -> None:
     """End a standstill: its processes run and its packets flow. None is a success; so is a container that is gone."""
+    with alone(server.host, spec.id):
+        set_going(server.host, spec.id, server.drivers.ns(spec.drivers.ns), server.drivers.net(spec.drivers.net) if spec.links else None)
+
+
+def set_going(host: Host, container: str, ns: Ns, net: Net | None) -> None:
+    """What :func:`go_on` does, for who is :func:`alone` with the container already."""
     try:
-        server.drivers.ns(spec.drivers.ns).thaw(spec.id)
+        ns.thaw(container)
     finally:
-        if spec.links and server.drivers.ns(spec.drivers.ns).inspect(spec.id).state in ("running", "frozen"):
-            server.drivers.net(spec.drivers.net).release(spec.id)
-    still_file(server.host, spec.id).unlink(missing_ok=True)
+        if net is not None and ns.inspect(container).state in ("running", "frozen"):
+            net.release(container)
+    still_file(host, container).unlink(missing_ok=True)
 
 
 @contextmanager
