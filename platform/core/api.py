@@ -417,9 +417,11 @@ class ObstacleOut(Answer):
 class MismatchOut(Answer):
     """What a server lacks for a container. Where it does not block, it is a warning."""
 
+    code: str = ""
     message: str
     remedy: str = ""
     blocks: bool = True
+    only_memory: bool = Field(default=False, description="it keeps the memory from moving, not the files: a restart is not blocked")
 
 
 class SuspendCheck(Answer):

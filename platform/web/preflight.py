@@ -86,9 +86,8 @@ def _place(panel: Panel, account: Account, name: str, to: str | None) -> _Place:
 
 
 def _method(place: _Place, obstacles: list[ObstacleOut], mismatches: list[MismatchOut], fit: dict[str, Any], allow_restart: bool) -> str | None:
-    blocked = any(mismatch.blocks for mismatch in place.against)
     unfit = any(mismatch.blocks for mismatch in mismatches)
-    if blocked or (unfit and place.state != State.RUNNING):
+    if any(mismatch.blocks and not mismatch.only_memory for mismatch in mismatches):
         return None
     if place.state != State.RUNNING:
         return "files"

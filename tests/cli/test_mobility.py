@@ -51,7 +51,7 @@ def test_migrate_says_what_it_would_be_and_what_it_was(shell: Shell, world: Worl
 def test_what_stands_in_the_way_is_told_with_its_remedy(shell: Shell, world: World, beta: Server) -> None:
     shell("create web --image busybox --plan small")
     world.server.obstacles = [{"code": "io_uring", "message": "process 12 (nginx) uses io_uring", "remedy": "turn aio off"}]
-    beta.mismatches = [{"message": "server beta lacks avx512f", "remedy": "choose another server", "blocks": True}]
+    beta.mismatches = [{"message": "server beta lacks avx512f", "remedy": "choose another server", "blocks": True, "only_memory": True}]
     check = shell("migrate web --to beta --check")
     assert check.status == 1 and "cannot move to beta" in check.err
     assert re.search(r"^obstacle +process 12 \(nginx\) uses io_uring \(turn aio off\)$", check.out, re.M)
@@ -59,6 +59,8 @@ def test_what_stands_in_the_way_is_told_with_its_remedy(shell: Shell, world: Wor
     assert re.search(r"^method +none$", check.out, re.M)
     forced = shell("migrate web --to beta --check --allow-restart")
     assert forced.status == 0 and "restart: stopped, copied, started" in forced.out
+    beta.mismatches = [{"message": "server beta has no btrfs", "remedy": "mend it", "blocks": True}]
+    assert shell("migrate web --to beta --check --allow-restart").status == 1
     suspend = shell("suspend web --check")
     assert suspend.status == 1 and "turn aio off" in suspend.out
     assert json.loads(shell("suspend web --check --json").out)["possible"] is False
