@@ -8,16 +8,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -139,6 +142,18 @@ def new_folder(cache: Path) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def alone(cache: Path) -> Iterator[None]:
+    """One machine at a time: each takes a whole processor."""
+    with (cache / "run.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another machine is at work here; waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="pytest in a stock Debian kernel")
@@ -146,9 +161,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float(os.environ.get("HOSTLER_VM_MINUTES", MINUTES)))
     parser.add_argument("arguments", nargs="*")
     asked = parser.parse_args()
-    folder = new_folder(asked.image.parent)
-    print(f"a machine is emulated; its console is kept in {folder}/console.log", flush=True)
-    return run(asked.image, folder, asked.arguments, asked.minutes)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the machine is ended too
+    with alone(asked.image.parent):
+        folder = new_folder(asked.image.parent)
+        print(f"a machine is emulated; its console is kept in {folder}/console.log", flush=True)
+        return run(asked.image, folder, asked.arguments, asked.minutes)
 
 
 if __name__ == "__main__":

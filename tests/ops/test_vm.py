@@ -63,6 +63,15 @@ def test_a_machine_that_does_not_end_is_ended(tmp_path: Path) -> None:
         silent.wait()
 
 
+def test_machines_wait_for_each_other(tmp_path: Path) -> None:
+    second = "import sys; sys.path.insert(0, sys.argv[1]); import run; from pathlib import Path\nwith run.alone(Path(sys.argv[2])): print('mine', flush=True)"
+    with module("run").alone(tmp_path):
+        waiting = subprocess.Popen([sys.executable, "-c", second, ROOT / "ops/vm", tmp_path], stdout=subprocess.PIPE, text=True)
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline().startswith("another machine is at work")
+    assert waiting.communicate(timeout=30)[0] == "mine\n"
+
+
 def test_the_root_is_not_written_to(tmp_path: Path) -> None:
     words = module("run").qemu(tmp_path, *(tmp_path / name for name in ("files", "pool", "results")))
     assert f"file={tmp_path}/root.ext4,format=raw,if=virtio,snapshot=on" in words
