@@ -10,6 +10,7 @@ from pydantic import Field
 from hostler.core.errors import Invalid, NotFound
 from hostler.core.names import Id
 from hostler.core.specs import DriverNames
+from hostler.node import mobility_questions
 from hostler.node.logs import LogStore
 from hostler.node.verbs import Payload, Server
 
@@ -53,6 +54,7 @@ def usage(server: Server, question: UsageQuestion) -> dict[str, Any]:
 QUESTIONS: dict[str, tuple[type[Payload], Callable[[Server, Any], dict[str, Any]]]] = {
     "container.logs": (LogsQuestion, logs),
     "container.usage": (UsageQuestion, usage),
+    **mobility_questions.QUESTIONS,
 }
 
 
