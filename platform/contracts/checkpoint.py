@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from hostler.contracts.driver import Capabilities, Driver
 from hostler.core.errors import Unsupported
+from hostler.core.specs import IdRange
 
 
 class CheckpointCapabilities(Capabilities):
@@ -55,6 +56,8 @@ class Landing(BaseModel):
     """Where that program's successor finds the root file system mounted."""
     outside: dict[str, Path]
     """Name, as in :attr:`Shape.outside` → what is bound there on this host."""
+    ids: IdRange | None = None
+    """Host ids of the container's user namespace, which may be others than the images'; none: as the images have them."""
 
 
 class Obstacle(BaseModel):
@@ -97,20 +100,25 @@ class Checkpoint(Driver):
         """Every reason, found without touching the container, why :meth:`dump` would fail now. Empty: it should not."""
 
     @abstractmethod
-    def dump(self, shape: Shape, images: Path, *, parent: Path | None = None) -> DumpReport:
+    def dump(self, shape: Shape, images: Path, *, parent: Path | None = None, memory: int | None = None) -> DumpReport:
         """Write the processes of a **frozen** container to the empty folder ``images``. It stays frozen, as it was, whatever the outcome.
 
-        ``parent``: folder of the last :meth:`pre_dump`; memory that is unchanged since is not written again. Raises
+        ``memory``: a connected stream socket: with capability ``post_copy`` the memory that can wait is not written but served there
+        afterwards, for as long as it takes (:meth:`following`) and whatever becomes of the caller; the images hold the rest. When
+        the socket closes early the processes are as they were, frozen. ``parent``: folder of the last :meth:`pre_dump`; memory that is unchanged since is not written again. Raises
         :class:`Conflict` (code ``cannot_checkpoint``) with the reason when the processes cannot be dumped.
         """
 
     @abstractmethod
-    def restore(self, landing: Landing, images: Path, furnish: Callable[[int], None], *, close_connections: bool = False) -> int:
+    def restore(
+        self, landing: Landing, images: Path, furnish: Callable[[int], None], *, close_connections: bool = False, memory: int | None = None
+    ) -> int:
         """Bring the processes back and hold them before they run. The host pid of the init.
 
-        ``close_connections``: TCP connections that were open come back closed, for a container whose peers have gone on without it.
+        ``memory``: the other end of what a dump serves on; the memory follows from there. ``close_connections``: TCP connections that were open come back closed, for a container whose peers have gone on without it.
         ``furnish`` is called with that pid as soon as its namespaces exist and before connections are restored: the network is to be made then.
-        Any failure, one of ``furnish`` included, ends what was restored. The images are not changed. The
+        Any failure, one of ``furnish`` included, ends what was restored. The images are not changed, but for their
+        host ids, which become the landing's. The
         folder must be on a file system that survives the caller: it holds who is held (:meth:`held`).
         """
 
@@ -134,6 +142,13 @@ class Checkpoint(Driver):
 
     def _refuse(self, what: str) -> Unsupported:
         return Unsupported(f"checkpoint driver {self.name} cannot {what} here", hint="hostler plugins shows which driver can", code="unsupported")
+
+    def following(self, images: Path) -> bool:
+        """Whether memory is still being served, or filled in, over these images."""
+        return False
+
+    def end_following(self, images: Path) -> None:
+        """End that; the socket has been closed, so that it is about to end by itself. None is a success."""
 
     def pre_dump(self, shape: Shape, images: Path, *, parent: Path | None = None) -> DumpReport:
         """Write the memory of a running container to the empty folder ``images`` while it goes on, and note from then on what it changes."""

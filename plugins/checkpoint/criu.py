@@ -33,8 +33,9 @@ from hostler.core.errors import Conflict, HostFailure, HostlerError, NoRoom
 from hostler.host import freezer, mounts
 from hostler.host.pidfd import Identity
 from hostler.host.process import Result, run
-from hostler_plugins.checkpoint import obstacles, reasons, words
+from hostler_plugins.checkpoint import obstacles, post_copy, reasons, words
 from hostler_plugins.checkpoint.held import PATIENCE, Questions
+from hostler_plugins.checkpoint.userns import rehome
 
 #: Seconds for a dump or a restore: gigabytes on a slow disk.
 _TIMEOUT = 600
@@ -42,6 +43,9 @@ _TIMEOUT = 600
 _GIVING_UP = 10
 _WANTED = (4, 2)
 _WORK = "work"
+_PIPES, _PIPE_WANTED = Path("/proc/sys/fs/pipe-max-size"), 4 << 20
+_UFFD = Path("/proc/sys/vm/unprivileged_userfaultfd")
+_SYS_RESOURCE = 24
 
 
 class Criu(Checkpoint):
@@ -56,7 +60,7 @@ class Criu(Checkpoint):
 
     @property
     def capabilities(self) -> CheckpointCapabilities:
-        return CheckpointCapabilities(pre_copy=self._has("mem_dirty_track"))
+        return CheckpointCapabilities(pre_copy=self._has("mem_dirty_track"), post_copy=not self._against_post_copy())
 
     @property
     def writer(self) -> str:
@@ -74,9 +78,22 @@ class Criu(Checkpoint):
                 lacks.append(Lack(what=f"the program {program}", remedy=f"python -m hostler.host.native {self.host.libexec}", blocks=True))
         if self._has("mem_dirty_track"):
             offers.append("memory is copied before the freeze")
-        else:
+        lacks += self._against_post_copy()
+        if not self._has("mem_dirty_track"):
             lacks.append(Lack(what="tracking of changed memory", remedy="a kernel with CONFIG_MEM_SOFT_DIRTY copies memory before the freeze"))
         return Probe(offers=offers, lacks=lacks)
+
+    def _against_post_copy(self) -> list[Lack]:
+        """What keeps memory from following later. The pages wait in pipes, of which CRIU makes large ones; and the container fills
+        its own memory in, as an unprivileged user."""
+        lacks = []
+        if not self._has("uffd-noncoop"):
+            lacks.append(Lack(what="userfaultfd with events", remedy="a kernel with CONFIG_USERFAULTFD lets memory follow after a move"))
+        if int(_PIPES.read_text()) < _PIPE_WANTED and not _may_exceed_limits():
+            lacks.append(Lack(what=f"{_PIPES} is below {_PIPE_WANTED}", remedy=f"sysctl fs.pipe-max-size={_PIPE_WANTED} lets memory follow after a move"))
+        if not _UFFD.exists() or _UFFD.read_text().strip() != "1":
+            lacks.append(Lack(what="userfaultfd for containers", remedy="sysctl vm.unprivileged_userfaultfd=1 lets memory follow after a move"))
+        return lacks
 
     def inventory(self) -> list[Item]:
         return [Item(kind="mount", name=str(self._cache))] if mounts.is_mounted(self._cache) else []
@@ -100,11 +117,30 @@ class Criu(Checkpoint):
     def examine(self, shape: Shape) -> list[Obstacle]:
         return obstacles.find(shape)
 
-    def dump(self, shape: Shape, images: Path, *, parent: Path | None = None) -> DumpReport:
+    def dump(self, shape: Shape, images: Path, *, parent: Path | None = None, memory: int | None = None) -> DumpReport:
         for stranger in obstacles.strangers(shape):
             raise Conflict(f"container {shape.container} cannot be checkpointed: {stranger.message}", hint=stranger.remedy, code="cannot_checkpoint")
         folder = shape.cgroups.get(freezer.FREEZER) or shape.cgroups.get("unified")
-        return self._dump(shape, images, words.dump(shape.pid, images, shape.outside, folder, parent))
+        command = words.dump(shape.pid, images, shape.outside, folder, parent)
+        return self._dump(shape, images, command) if memory is None else self._dump_lazily(shape, images, command, memory)
+
+    def _dump_lazily(self, shape: Shape, images: Path, command: list[str], memory: int) -> DumpReport:
+        if not self.capabilities.post_copy:
+            raise self._refuse("let memory follow after the freeze")
+        began = time.monotonic()
+        if not post_copy.dump(self._run_beside, command, memory, images, shape.cgroups):
+            raise _failed(images / "dump.log", f"container {shape.container} cannot be checkpointed", "cannot_checkpoint")
+        size = sum(entry.stat().st_size for entry in os.scandir(images))
+        return DumpReport(pages=0, bytes=size, milliseconds=round((time.monotonic() - began) * 1000, 1))
+
+    def following(self, images: Path) -> bool:
+        return post_copy.under_way(images) is not None
+
+    def end_following(self, images: Path) -> None:
+        criu = post_copy.under_way(images)
+        if criu is not None and not criu.wait(_GIVING_UP):
+            criu.send(9)
+            criu.wait(_GIVING_UP)
 
     def pre_dump(self, shape: Shape, images: Path, *, parent: Path | None = None) -> DumpReport:
         if not self.capabilities.pre_copy:
@@ -123,14 +159,23 @@ class Criu(Checkpoint):
 
     # --- restore
 
-    def restore(self, landing: Landing, images: Path, furnish: Callable[[int], None], *, close_connections: bool = False) -> int:
+    def restore(
+        self, landing: Landing, images: Path, furnish: Callable[[int], None], *, close_connections: bool = False, memory: int | None = None
+    ) -> int:
         work = _work_of(images)
         self.abandon(images)
         work.mkdir(mode=0o700)
         questions = Questions(work)
         questions.answer(words.RESUMED, True)
+        if landing.ids is not None:
+            rehome(images, landing.ids)
         _show(images)
-        effort = _Effort(self, landing, words.restore(images, work, landing.root, landing.outside, self._hook, close_connections), questions)
+        command = words.restore(images, work, landing.root, landing.outside, self._hook, close_connections)
+        if memory is not None:
+            if not post_copy.begin_filling(self._run_beside, images, work, memory):
+                raise _failed(work / "lazy.log", f"container {landing.container} cannot be restored", "cannot_restore")
+            command.append("--lazy-pages")
+        effort = _Effort(self, landing, command, questions)
         try:
             furnish(effort.until(words.NAMESPACES))
             questions.answer(words.NAMESPACES, True)
@@ -185,6 +230,12 @@ class Criu(Checkpoint):
 
     def _run(self, command: list[str], timeout: float) -> Result:
         return run([self.host.libexec / "hostler-launch", "--cover", self._cache, "/run", "--", self._criu(), *command], timeout=timeout, check=False)
+
+    def _run_beside(self, command: list[str], fds: tuple[int, ...], pid_file: Path) -> Result:
+        """A CRIU that goes on should this worker die."""
+        words: list[str | Path] = [self.host.libexec / "hostler-launch", "--cover", self._cache, "/run", "--outlive", pid_file, "--", self._criu(), *command]
+        with open(os.devnull, "wb") as nothing:
+            return run(words, timeout=post_copy.TIMEOUT, check=False, stdout=nothing, stderr=nothing, pass_fds=fds)
 
     @property
     def _hook(self) -> Path:
@@ -258,6 +309,13 @@ class _Effort:
         if self._ended and isinstance(self._ended[0], HostlerError):
             raise self._ended[0]
         raise _failed(self._questions.work / "restore.log", f"container {self._container} cannot be restored", "cannot_restore")
+
+
+def _may_exceed_limits() -> bool:
+    """Whether this process has CAP_SYS_RESOURCE, which ``criu check`` does not tell."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    effective = next(line.split()[1] for line in lines if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> _SYS_RESOURCE & 1)
 
 
 def _work_of(images: Path) -> Path:

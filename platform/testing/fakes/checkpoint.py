@@ -60,7 +60,9 @@ class FakeCheckpoint(Checkpoint):
             return [Obstacle(code="device", message=f"a process has {memory} open", remedy="end it first")]
         return []
 
-    def dump(self, shape: Shape, images: Path, *, parent: Path | None = None) -> DumpReport:
+    def dump(self, shape: Shape, images: Path, *, parent: Path | None = None, memory: int | None = None) -> DumpReport:
+        if memory is not None:
+            raise self._refuse("let memory follow after the freeze")
         self.faults.passing("checkpoint.dump")
         for obstacle in self.examine(shape):
             raise Conflict(f"container {shape.container} cannot be checkpointed: {obstacle.message}", hint=obstacle.remedy, code="cannot_checkpoint")
@@ -85,7 +87,11 @@ class FakeCheckpoint(Checkpoint):
         took = (time.monotonic() - began) * 1000
         return DumpReport(pages=0 if known else pages, skipped=pages if known else 0, bytes=size, milliseconds=took)
 
-    def restore(self, landing: Landing, images: Path, furnish: Callable[[int], None], *, close_connections: bool = False) -> int:
+    def restore(
+        self, landing: Landing, images: Path, furnish: Callable[[int], None], *, close_connections: bool = False, memory: int | None = None
+    ) -> int:
+        if memory is not None:
+            raise self._refuse("let memory follow after the freeze")
         self.faults.passing("checkpoint.restore")
         self.abandon(images)
         group = Path(landing.words[-1])
