@@ -15,7 +15,7 @@ own, so that it may be under way while memory is.
     ── go ─────────────────────────────► lets it run
     ◄── running ────────────────────────
 
-While T restores it says ``restoring`` now and then. S may say ``abort`` instead of ``go``. Whatever breaks before "handed over" is written, S goes on and T throws away what it has. After it, T is the owner: ``go`` may be
+From ``frozen`` on T says ``restoring`` now and then. S may say ``abort`` instead of ``go``. Whatever breaks before "handed over" is written, S goes on and T throws away what it has. After it, T is the owner: ``go`` may be
 lost, then the control side, which has S's word, tells T (verb ``move.in``).
 """
 
@@ -29,6 +29,8 @@ CONTROL, VOLUME = "control", "volume"
 PATIENCE = 60.0
 #: Seconds between two signs of life of T while it restores, and without one until S gives up: its tenant waits.
 SIGN_OF_LIFE, SILENCE = 0.2, 0.9
+#: Seconds after which, with the tenant waiting, S takes a wire for cut on which nothing that it sends is acknowledged.
+NOTICE = 0.6
 #: Seconds that a restore may take at most.
 RESTORE_PATIENCE = 60.0
 

@@ -20,11 +20,13 @@ import structlog
 from hostler.core.errors import Conflict, HostlerError, Timeout, Unavailable
 from hostler.core.messages import WireFact
 from hostler.core.specs import ContainerSpec
+from hostler.node import points
 from hostler.node.journal import Journal
 from hostler.node.mobility import checkpoints
 from hostler.node.mobility.checkpoints import Beside
 from hostler.node.mobility.moves import (
     CONTROL,
+    NOTICE,
     PATIENCE,
     RESTORE_PATIENCE,
     SILENCE,
@@ -79,16 +81,20 @@ class Departure:
 
     def _move(self, control: Channel, volume: Channel, live: bool, checkpoint: str | None) -> dict[str, Any]:
         control.send("start", Start(live=live, snapshots=True, checkpoint=checkpoint))
+        self._passing("start")
         with self._phase("volume"):
             self._send_volume(volume, self._first, None)
         if checkpoint is not None:
             with checkpoints.shelf(self._server).path_of(checkpoint).open("rb") as file:
                 self._bytes += control.send_stream(file)
         _until_ready(control)
+        self._passing("ready")
         if not live:
             volume.send("end")
             control.receive(PATIENCE, "received")
+            self._passing("received")
             self._hand_over()
+            self._passing("handed-over")
             return self._report("files", None)
         frozen_ms = self._move_live(control, volume)
         return self._report("stop_copy", frozen_ms)
@@ -100,37 +106,46 @@ class Departure:
             try:
                 halt(self._server, self._spec, self._operation)
                 frozen = time.monotonic()
-                self._copy(control, volume)
-                restored = self._await_restored(control)
+                self._passing("frozen")
+                restored = self._copy(control, volume)
+                self._passing("restored")
                 self._hand_over()
             except BaseException as error:
                 go_on(self._server, self._spec)
                 _abort(control, error)
                 raise
+            self._passing("handed-over")
             self._kill()
+        self._passing("killed")
         control_said = self._say_go(control)
         self._phases["restore"] = restored.milliseconds
         if control_said is not None:
             self._phases["let_go"] = control_said.milliseconds
         return round((time.monotonic() - frozen) * 1000, 1)
 
-    def _copy(self, control: Channel, volume: Channel) -> None:
-        """Memory and what changed of the files, side by side."""
+    def _copy(self, control: Channel, volume: Channel) -> Restored:
+        """Memory and what changed of the files, side by side, up to the word that the container stands there."""
         images = self._draft / "images"
         images.mkdir(parents=True, mode=0o700)
+        for channel in (control, volume):
+            channel.notice_within(NOTICE)
         control.send("frozen")
         files = Beside(lambda: self._send_changes(volume))
         try:
             with self._phase("dump"):
                 shape = self._server.drivers.ns(self._spec.drivers.ns).shape(self._spec.id)
                 self._server.drivers.checkpoint().dump(shape, images)
+            self._passing("dumped")
             with self._phase("send_memory"):
                 self._bytes += control.send_folder(images, leave_out=("dump.log",)).bytes
+            self._passing("sent")
+            restored = self._await_restored(control)
         except BaseException:
             volume.stop("the move has failed")  # which ends what is beside
             files.end()
             raise
         files.join()
+        return restored
 
     def _send_changes(self, volume: Channel) -> None:
         with self._phase("send_files"):
@@ -156,13 +171,14 @@ class Departure:
             kill_all(self._server, self._spec)
 
     def _say_go(self, control: Channel) -> Running | None:
-        """A wire that is cut now is no failure: the control side tells the other one, on our word."""
+        """Whatever goes wrong now is no failure of this side: the control side tells the other one, on our word."""
         try:
             with self._phase("go"):
                 control.send("go")
+                self._passing("gone")
                 return control.receive(PATIENCE, "running").parse(Running)
-        except (Unavailable, Timeout) as error:
-            log.warning("the wire was cut after the hand-over", error=error.message)
+        except HostlerError as error:
+            log.warning("the other server was not heard after the hand-over", code=error.stable_code, error=error.message)
             return None
 
     # --- volumes
@@ -186,6 +202,9 @@ class Departure:
     def _channel(self, stream: str) -> Channel:
         assert self._server.wire is not None
         return self._server.wire.connect(self._peer, self._ticket, stream)
+
+    def _passing(self, point: str) -> None:
+        points.passing(self._server.host, f"out.{point}")
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -19,6 +19,7 @@ import structlog
 
 from hostler.core.errors import Conflict, HostlerError, Unavailable
 from hostler.core.specs import ContainerSpec
+from hostler.node import points
 from hostler.node.container_verbs import remember
 from hostler.node.mobility import checkpoints, revival
 from hostler.node.mobility.moves import (
@@ -103,6 +104,7 @@ class Arrival:
         if start.checkpoint is not None:
             with channel.receive_stream() as stream:
                 checkpoints.shelf(self.server).receive(stream, limit=_IMAGES_AT_MOST)
+        self._passing("volume")
         channel.send("ready")
         if not start.live:
             self._until(self._changes)
@@ -110,23 +112,32 @@ class Arrival:
             return
         self._arrive(channel, start)
 
+    def _passing(self, point: str) -> None:
+        points.passing(self.server.host, f"in.{point}")
+
     def _arrive(self, channel: Channel, start: Start) -> None:
         images = revival.fresh(self.server, self.spec.id)
         images.rmdir()
         channel.receive(PATIENCE, "frozen")
-        channel.receive_folder(images, limit=_IMAGES_AT_MOST)
         with _signs_of_life(channel):
+            self._passing("frozen")
+            channel.receive_folder(images, limit=_IMAGES_AT_MOST)
             if start.snapshots:
                 self._until(self._changes)
             _whole(images).touch()
+            self._passing("whole")
             revived = revival.revive(self.server, self.spec)
+            self._passing("restored")
         channel.send("restored", Restored(pid=revived.pid, milliseconds=revived.milliseconds))
+        self._passing("held")
         # A wire that is cut here decides nothing: what is restored stays held until the control side tells S's word.
         if channel.receive(PATIENCE, "go", "abort").kind == "abort":
             clean(self.server, self.spec)
             return
+        self._passing("go")
         began = time.monotonic()
         land(self.server, self.spec)
+        self._passing("running")
         channel.send("running", Running(milliseconds=round((time.monotonic() - began) * 1000, 1)))
 
 
@@ -195,6 +206,7 @@ def land(server: Server, spec: ContainerSpec) -> dict[str, Any]:
 
 def settle(server: Server, spec: ContainerSpec, operation: str) -> dict[str, Any] | None:
     """After a move: what only the move needed is removed, and the container runs; one that came without memory does not."""
+    points.passing(server.host, "in.settle")
     live = revival.images_of(server, spec.id).parent.is_dir() or _runs(server, spec)
     found = land(server, spec) if live else None
     if server.journal is not None:
@@ -216,6 +228,7 @@ def discard(server: Server, spec: ContainerSpec, operation: str) -> None:
 
 def clean(server: Server, spec: ContainerSpec) -> None:
     """Remove all of a container from this server, whatever state it is in. Nothing is a success."""
+    points.passing(server.host, "clean")
     revival.clear(server, spec.id)
     revival.undo(server, spec)
     storage = server.drivers.storage(spec.drivers.storage)
