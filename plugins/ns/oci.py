@@ -340,6 +340,7 @@ class Oci(Ns):
             ),
             root=self.scratch / "root",
             outside=landing.bindings(spec, self.scratch, init),
+            ids=spec.ids,
         )
 
     def _root_words(self, spec: ContainerSpec, root: RootPlan) -> list[str]:
