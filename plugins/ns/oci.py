@@ -385,6 +385,7 @@ class Oci(Ns):
             parents = Cgroup.model_validate_json(left.read_text()).parents
             for path in sorted(parents.values(), key=lambda folder: folder != parents.get(freezer.FREEZER)):  # what is frozen cannot die
                 cgroups.kill_all(Path(path), _KILL_TIMEOUT, stop_forks=False)
+            freezer.thaw(parents)  # version 2 kills what is frozen, and stays frozen for whom comes next
         for folder in (self._state / container, self._bundles / container):
             if folder.exists():
                 shutil.rmtree(folder)
