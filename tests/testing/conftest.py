@@ -43,8 +43,8 @@ def at_work(settings: ControlSettings, store: Store, panel_url: str, folder: Pat
             add_node(session, name)
     servers = [FakeServer(name, settings, folder / "nodes") for name in names]
     try:
-        with FakeFleet(settings, list(servers)).at_work(), Client(panel_url, secret) as client:
-            made = Platform(client, servers)
+        with FakeFleet(settings, list(servers)).at_work() as fleet, Client(panel_url, secret) as client:
+            made = Platform(client, servers, fleet)
             made.prepare()
             yield made
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hostler.core.api import OperationOut
+from hostler.core.errors import HostlerError
 from hostler.testing.fakes.net import FakeNet
 from hostler.testing.fakes.storage import FakeStorage
 from tests.testing.world import FakeServer, Platform
@@ -155,3 +156,54 @@ def test_a_move_that_fails_anywhere_before_the_hand_over_leaves_it_where_it_was(
         runs(pair, "web", "alpha")
         assert pair.inside("web", "recall") == "the milk\n", point
     moved(pair, "beta")
+
+
+def test_what_a_move_would_meet_is_told_beforehand_and_agrees_with_what_happens(pair: Platform) -> None:
+    warm(pair)
+    check = pair.client.check_migrate("web", to="beta")
+    assert check.possible and (check.source, check.target) == ("alpha", "beta") and check.obstacles == [] and check.why
+    assert not [one for one in check.mismatches if one.blocks]
+    runs(pair, "web", "alpha")
+    assert pair.client.check_suspend("web").possible
+    pair.inside("web", "remember", "device /dev/net/tun")
+    told = pair.client.check_migrate("web", to="beta")
+    assert not told.possible and told.method is None and told.obstacles[0].code == "device" and told.obstacles[0].message in told.why
+    failed = pair.failed(pair.client.migrate("web", to="beta"))
+    assert failed.error is not None and told.obstacles[0].message in failed.error.message
+    assert pair.client.check_migrate("web", to="beta", allow_restart=True).method == "restart"
+    assert not pair.client.check_suspend("web").possible
+    pair.done(pair.client.stop("web"))
+    assert pair.client.check_migrate("web", to="beta").method == "files"
+
+
+def test_a_checkpoint_is_looked_into_and_a_flipped_bit_is_told(platform: Platform) -> None:
+    warm(platform)
+    checkpoint = str(platform.done(platform.client.checkpoint("web")).request["checkpoint"])
+    manifest = platform.client.inspect_checkpoint(checkpoint).manifest
+    assert manifest["id"] == checkpoint and manifest["volume_snapshot"]
+    assert platform.client.verify_checkpoint(checkpoint).intact
+    (file,) = [path for path in (platform.server.side.settings.node_state / "checkpoints").iterdir() if checkpoint in path.name]
+    text = bytearray(file.read_bytes())
+    text[len(text) - 60] ^= 1
+    file.write_bytes(text)
+    with pytest.raises(HostlerError) as broken:
+        platform.client.verify_checkpoint(checkpoint)
+    assert broken.value.stable_code == "invalid" and broken.value.hint
+    refused = platform.failed(platform.client.clone("web", checkpoint, "web2"))
+    assert refused.error is not None and not refused.error.bug
+    assert {container.name for container in platform.client.containers()} == {"web"}
+    runs(platform, "web", "alpha")
+
+
+def test_a_source_that_cannot_clean_up_is_reaped_when_it_greets(pair: Platform) -> None:
+    container = warm(pair)
+    pair.servers["alpha"].faults.inject("storage.delete", "HostFailure")
+    done = pair.done(pair.client.migrate("web", to="beta"))
+    assert [step.name for step in done.steps if step.error] == ["clean up"]
+    assert [item for item in pair.servers["alpha"].inventory() if item.owner == container]
+    pair.servers["alpha"].faults.clear()
+    pair.fleet.greet("alpha")
+    reap = next(operation for operation in pair.client.operations(container="web") if operation.kind == "reap")
+    pair.done(reap)
+    runs(pair, "web", "beta")
+    assert pair.inside("web", "recall") == "the milk\n"

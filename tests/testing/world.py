@@ -70,8 +70,9 @@ class FakeFleet(Fleet):
 class Platform:
     """What a tenant sees, and the servers behind it. ``server`` is the first."""
 
-    def __init__(self, client: Client, servers: Sequence[FakeServer]) -> None:
+    def __init__(self, client: Client, servers: Sequence[FakeServer], fleet: Fleet) -> None:
         self.client = client
+        self.fleet = fleet
         self.servers = {server.name: server for server in servers}
         self.server = servers[0]
 

@@ -146,6 +146,10 @@ class Fleet:
             self._broker.close()
             self._app.close()
 
+    def greet(self, server: str) -> None:
+        """A server's worker has started again."""
+        self._control.hello(self.servers[server].hello())
+
     def _read(self, queue: str, act: Callable[[str, list[Any]], None]) -> None:
         with self._app.connection_for_read() as connection:
             messages = connection.SimpleQueue(queue)
