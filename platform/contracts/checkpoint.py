@@ -30,6 +30,8 @@ class CheckpointCapabilities(Capabilities):
     """:meth:`Checkpoint.pre_dump`: memory is copied while the container runs, and later copies hold only what changed."""
     post_copy: bool = False
     """Memory follows after the container has been let run at its new place."""
+    rename: bool = False
+    """:meth:`Checkpoint.rename`: a clone with a name and addresses of its own."""
 
 
 class Shape(BaseModel):
@@ -67,6 +69,14 @@ class Obstacle(BaseModel):
     """Stable, lower case: ``outside_process``, ``device``, ``io_uring``, …"""
     message: str
     remedy: str = ""
+
+
+class Renaming(BaseModel):
+    """Who a container shall be that is restored from the images of another. Its host ids are its landing's."""
+
+    hostname: str
+    addresses: dict[str, str] = {}
+    """Address of the original → the one in its place; empty: none."""
 
 
 class DumpReport(BaseModel):
@@ -150,6 +160,17 @@ class Checkpoint(Driver):
     def end_following(self, images: Path) -> None:
         """End that; the socket has been closed, so that it is about to end by itself. None is a success."""
 
+    def was_lost(self, images: Path) -> bool:
+        """Whether memory that was to follow over these images did not all come. The container was ended then: what it would have read
+        instead is zeros."""
+        return False
+
     def pre_dump(self, shape: Shape, images: Path, *, parent: Path | None = None) -> DumpReport:
         """Write the memory of a running container to the empty folder ``images`` while it goes on, and note from then on what it changes."""
         raise self._refuse("copy memory before the freeze")
+
+    def rename(self, images: Path, to: Renaming) -> None:
+        """Make images of one container those of another, in place. Twice is once.
+
+        Raises :class:`Conflict` (code ``cannot_clone``) where that cannot be, and then nothing is changed."""
+        raise self._refuse("make a container of another one's checkpoint")

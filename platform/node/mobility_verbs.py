@@ -103,7 +103,7 @@ def restore(server: Server, batch: Batch, payload: RestorePayload) -> dict[str, 
     """Processes, memory and links back, held."""
     spec = spec_of(batch)
     revived = checkpoints.restore(
-        server, spec, payload.checkpoint, rollback=payload.rollback, close_connections=payload.close_connections
+        server, spec, payload.checkpoint, rollback=payload.rollback, close_connections=payload.close_connections, source=payload.source
     )
     return {"pid": revived.pid, "started_at": revived.started_at, "ms": revived.milliseconds}
 
@@ -140,9 +140,10 @@ def discard(server: Server, batch: Batch, payload: MovePayload) -> None:
 
 def out(server: Server, batch: Batch, payload: OutPayload) -> dict[str, Any]:
     """Send it."""
-    spec, live = spec_of(batch), payload.suspended is None and payload.methods != ["restart"]
+    spec = spec_of(batch)
+    allowed = [] if payload.suspended is not None else [method for method in payload.methods if method != "restart"]
     peer = WireFact(address=payload.address, fingerprint=payload.peer)
-    return source.leave(server, spec, payload.operation, peer, payload.ticket, live=live, checkpoint=payload.suspended)
+    return source.leave(server, spec, payload.operation, peer, payload.ticket, allowed=allowed, checkpoint=payload.suspended)
 
 
 def back(server: Server, batch: Batch, payload: MovePayload) -> None:

@@ -26,6 +26,7 @@ from hostler.contracts.checkpoint import (
     DumpReport,
     Landing,
     Obstacle,
+    Renaming,
     Shape,
 )
 from hostler.contracts.driver import Host, Item, Lack, Probe
@@ -35,6 +36,7 @@ from hostler.host.pidfd import Identity
 from hostler.host.process import Result, run
 from hostler_plugins.checkpoint import obstacles, post_copy, reasons, words
 from hostler_plugins.checkpoint.held import PATIENCE, Questions
+from hostler_plugins.checkpoint.images import rename as rename_images
 from hostler_plugins.checkpoint.userns import rehome
 
 #: Seconds for a dump or a restore: gigabytes on a slow disk.
@@ -60,7 +62,7 @@ class Criu(Checkpoint):
 
     @property
     def capabilities(self) -> CheckpointCapabilities:
-        return CheckpointCapabilities(pre_copy=self._has("mem_dirty_track"), post_copy=not self._against_post_copy())
+        return CheckpointCapabilities(pre_copy=self._has("mem_dirty_track"), post_copy=not self._against_post_copy(), rename=True)
 
     @property
     def writer(self) -> str:
@@ -136,6 +138,9 @@ class Criu(Checkpoint):
     def following(self, images: Path) -> bool:
         return post_copy.under_way(images) is not None
 
+    def was_lost(self, images: Path) -> bool:
+        return post_copy.lost_file(images).exists()
+
     def end_following(self, images: Path) -> None:
         criu = post_copy.under_way(images)
         if criu is not None and not criu.wait(_GIVING_UP):
@@ -172,7 +177,7 @@ class Criu(Checkpoint):
         _show(images)
         command = words.restore(images, work, landing.root, landing.outside, self._hook, close_connections)
         if memory is not None:
-            if not post_copy.begin_filling(self._run_beside, images, work, memory):
+            if not post_copy.begin_filling(self._run_beside, images, work, memory, lambda: _kill_init(questions)):
                 raise _failed(work / "lazy.log", f"container {landing.container} cannot be restored", "cannot_restore")
             command.append("--lazy-pages")
         effort = _Effort(self, landing, command, questions)
@@ -183,6 +188,9 @@ class Criu(Checkpoint):
         except BaseException:
             self.abandon(images)
             raise
+
+    def rename(self, images: Path, to: Renaming) -> None:
+        rename_images(images, to)
 
     def held(self, images: Path) -> int | None:
         questions = Questions(_work_of(images))
@@ -327,6 +335,14 @@ def _show(images: Path) -> None:
     images.chmod(0o755)
     for entry in os.scandir(images):
         os.chmod(entry.path, 0o644)
+
+
+def _kill_init(questions: Questions) -> None:
+    """End a container whose memory did not all come."""
+    pid = questions.asked(words.RESTORED) or questions.asked(words.NAMESPACES)
+    init = Identity.of(pid) if pid is not None else None
+    if init is not None:
+        init.send(9)
 
 
 def _keep_log(log: Path) -> None:

@@ -6,6 +6,7 @@ names and which stays with the volume.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import platform
 import shutil
@@ -14,10 +15,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from hostler.contracts.checkpoint import DumpReport
+from hostler.contracts.checkpoint import DumpReport, Renaming
 from hostler.core.errors import Conflict, HostlerError, NotFound, Unsupported
 from hostler.core.specs import ContainerSpec
 from hostler.mobility import writing
@@ -154,10 +156,13 @@ def remove(server: Server, spec: ContainerSpec, checkpoint: str, snapshot: str |
         storage.delete_snapshot(spec.id, snapshot)
 
 
-def restore(server: Server, spec: ContainerSpec, checkpoint: str, *, rollback: bool, close_connections: bool) -> revival.Revived:
+def restore(
+    server: Server, spec: ContainerSpec, checkpoint: str, *, rollback: bool, close_connections: bool, source: str | None = None
+) -> revival.Revived:
     """Bring a container back, held, from a checkpoint; with ``rollback`` its files too. The checkpoint stays.
 
-    Raises :class:`NotFound`, :class:`Invalid` for a broken file, :class:`Conflict` (``does_not_fit``) before anything is touched.
+    ``source``: it is another container's, and ``spec`` its clone: it comes back under the clone's name and addresses. Raises
+    :class:`NotFound`, :class:`Invalid` for a broken file, :class:`Conflict` (``does_not_fit``, ``cannot_clone``) before anything is touched.
     """
     images = revival.images_of(server, spec.id)
     if server.drivers.checkpoint().held(images) is None:
@@ -165,15 +170,36 @@ def restore(server: Server, spec: ContainerSpec, checkpoint: str, *, rollback: b
         if not path.exists():
             raise NotFound(f"checkpoint {checkpoint} is not on this server", hint="hostler checkpoint ls shows where it is")
         manifest = read_manifest(path)
-        for mismatch in misfits(server, manifest):
-            if mismatch.blocks:
-                raise Conflict(mismatch.message, hint=mismatch.remedy, code="does_not_fit")
+        _check_fits(server, spec, manifest, source)
         revival.clear(server, spec.id)
         images.parent.mkdir(parents=True, mode=0o700)
         extract(path, images)
+        if source is not None:
+            server.drivers.checkpoint().rename(images, renaming(manifest.container, spec))
         if rollback and manifest.volume_snapshot is not None:
             server.drivers.storage(spec.drivers.storage).rollback(spec.id, manifest.volume_snapshot)
     return revival.revive(server, spec, close_connections=close_connections)
+
+
+def _check_fits(server: Server, spec: ContainerSpec, manifest: Manifest, source: str | None) -> None:
+    if manifest.container.id != (source or spec.id):
+        raise Conflict(
+            f"checkpoint {manifest.id} is of container {manifest.container.name}, not of {spec.name}", hint="hostler checkpoint ls shows whose each is", code="does_not_fit"
+        )
+    for mismatch in misfits(server, manifest):
+        if mismatch.blocks:
+            raise Conflict(mismatch.message, hint=mismatch.remedy, code="does_not_fit")
+
+
+def renaming(original: ContainerSpec, clone: ContainerSpec) -> Renaming:
+    """What a container is called, and its addresses, instead of the original's: link for link the first of a family for the first, and so on. Pure."""
+    addresses: dict[str, str] = {}
+    for index, link in enumerate(original.links):
+        own = clone.links[index].addresses if index < len(clone.links) else ()
+        for family in (4, 6):
+            theirs, ours = ([str(at.ip) for at in map(ipaddress.ip_interface, some) if at.version == family] for some in (link.addresses, own))
+            addresses |= dict(zip_longest(theirs, ours[: len(theirs)], fillvalue=""))
+    return Renaming(hostname=clone.name, addresses=addresses)
 
 
 def misfits(server: Server, manifest: Manifest) -> list[Mismatch]:

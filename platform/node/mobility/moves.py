@@ -7,6 +7,7 @@ own, so that it may be under way while memory is.
     ── start {live, volume, snapshot}──► 
     ══ volume, whole ══════════════════► receives it while the container still runs on S
     ◄── ready ──────────────────────────
+    ── round, images ──────────────────► (pre-copy: memory that changed, while the container runs)
     (freezes)
     ══ volume, what changed since ═════►
     ── images ═════════════════════════► restores, holds
@@ -21,12 +22,14 @@ lost, then the control side, which has S's word, tells T (verb ``move.in``).
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 #: Channels of a move.
 CONTROL, VOLUME = "control", "volume"
 #: Seconds for the other side to say the next word: what takes long, bulk data, has a patience of its own.
 PATIENCE = 60.0
+#: Seconds between two rounds of a pre-copy, each of which copies memory while the container runs.
+ROUND_PATIENCE = 900.0
 #: Seconds between two signs of life of T while it restores, and without one until S gives up: its tenant waits.
 SIGN_OF_LIFE, SILENCE = 0.2, 0.9
 #: Seconds after which, with the tenant waiting, S takes a wire for cut on which nothing that it sends is acknowledged.
@@ -44,6 +47,28 @@ class Start(BaseModel):
     snapshots: bool
     """The volume comes as snapshots: whole, and then what changed. Else it does not travel at all (a driver that cannot send)."""
     checkpoint: str | None = None
+    memory_follows: bool = False
+    """Post-copy is wanted: T starts a carrier and says in :class:`Ready` where."""
+
+
+class Ready(BaseModel):
+    """T has the volume. ``memory``: where T's carrier waits for S's; empty: memory comes in the freeze, and ``why``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    memory: str = ""
+    why: str = ""
+
+
+class Round(BaseModel):
+    """A folder of images follows that was written while the container ran, or (``frozen``) the last one. ``parent``: the folder that it
+    continues. ``follows``: memory comes by the carriers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(default="images", pattern=r"^[a-z]+(-[0-9]+)?$")
+    parent: str | None = Field(default=None, pattern=r"^[a-z]+-[0-9]+$")
+    follows: bool = False
 
 
 class Restored(BaseModel):

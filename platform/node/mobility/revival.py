@@ -36,6 +36,7 @@ def clear(server: Server, container: str) -> None:
     images = images_of(server, container)
     if images.parent.is_dir():
         server.drivers.checkpoint().abandon(images)
+        server.drivers.checkpoint().end_following(images)
         shutil.rmtree(images.parent)
 
 
@@ -47,8 +48,9 @@ def fresh(server: Server, container: str) -> Path:
     return images
 
 
-def revive(server: Server, spec: ContainerSpec, *, close_connections: bool = False) -> Revived:
+def revive(server: Server, spec: ContainerSpec, *, close_connections: bool = False, memory: int | None = None) -> Revived:
     """Bring a container back from :func:`images_of` on its volume, with its links; it is held, and its links are. Held already is a success.
+    ``memory``: a socket from which its memory follows.
 
     On failure nothing of it is left but the images and the volume.
     """
@@ -68,7 +70,7 @@ def revive(server: Server, spec: ContainerSpec, *, close_connections: bool = Fal
         plan = server.drivers.storage(spec.drivers.storage).root_plan(spec.id)
         try:
             landing = ns.land(spec, plan, cgroup)
-            pid = checkpoint.restore(landing, images, lambda init: _furnish(server, spec, init), close_connections=close_connections)
+            pid = checkpoint.restore(landing, images, lambda init: _furnish(server, spec, init), close_connections=close_connections, memory=memory)
         except BaseException:
             undo(server, spec)
             raise

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ import structlog
 from hostler.core.errors import Conflict, HostlerError, Timeout, Unavailable
 from hostler.core.messages import WireFact
 from hostler.core.specs import ContainerSpec
+from hostler.mobility import rounds
+from hostler.mobility.methods import Method, choose
 from hostler.node import points
 from hostler.node.journal import Journal
 from hostler.node.mobility import checkpoints
+from hostler.node.mobility.carrier import Carrier, Errand
 from hostler.node.mobility.checkpoints import Beside
 from hostler.node.mobility.moves import (
     CONTROL,
@@ -31,7 +34,9 @@ from hostler.node.mobility.moves import (
     RESTORE_PATIENCE,
     SILENCE,
     VOLUME,
+    Ready,
     Restored,
+    Round,
     Running,
     Start,
 )
@@ -44,6 +49,8 @@ log = structlog.get_logger()
 
 #: Seconds for the whole volume to travel.
 _VOLUME_PATIENCE = 6 * 3600.0
+#: Seconds for memory to follow.
+_FOLLOWING = 6 * 3600.0
 
 
 class Departure:
@@ -61,11 +68,16 @@ class Departure:
         self._bytes = 0
         self._draft = _folder(server, spec)
         self._first, self._second = _snapshots(operation)
+        self._rounds: list[rounds.Round] = []
+        self._carrier: Carrier | None = None
+        self._why = ""
 
     # --- the whole of it
 
-    def run(self, *, live: bool, checkpoint: str | None = None) -> dict[str, Any]:
-        """Move it; what it cost. Raises with the container as it was before."""
+    def run(self, *, allowed: Collection[str], checkpoint: str | None = None) -> dict[str, Any]:
+        """Move it; what it cost. ``allowed``: methods for a running one's memory; none: it does not run. Raises with the container
+        as it was before."""
+        live = bool(allowed)
         if not self._storage.capabilities.send_delta:
             raise Conflict(
                 f"storage driver {self._spec.drivers.storage} cannot send volumes here", hint="hostler plugins shows which can", code="cannot_move"
@@ -75,29 +87,108 @@ class Departure:
         self._draft.mkdir(parents=True, mode=0o700)
         try:
             with self._channel(CONTROL) as control, self._channel(VOLUME) as volume:
-                return self._move(control, volume, live, checkpoint)
+                return self._move(control, volume, self._choose(allowed) if live else None, checkpoint)
         finally:
             _tidy(self._server, self._spec, self._operation)
 
-    def _move(self, control: Channel, volume: Channel, live: bool, checkpoint: str | None) -> dict[str, Any]:
-        control.send("start", Start(live=live, snapshots=True, checkpoint=checkpoint))
+    def _choose(self, allowed: Collection[str]) -> Method:
+        """How its memory is to travel; whether the target can is heard later."""
+        can = self._server.drivers.checkpoint().capabilities
+        able = [Method.STOP_COPY, *([Method.PRE_COPY] if can.pre_copy else []), *([Method.POST_COPY] if can.post_copy else [])]
+        memory = self._server.drivers.limits(self._spec.drivers.limits).usage(self._spec.id).memory
+        choice = choose(memory, allowed, able, list(Method))
+        if choice is None:
+            raise Conflict(
+                f"server {self._server.host.node} can move this container by none of {', '.join(allowed)}", code="cannot_move",
+                hint="hostler plugins shows what its checkpoint driver lacks; stop_copy needs least",
+            )
+        self._why = choice.why
+        return choice.method
+
+    def _move(self, control: Channel, volume: Channel, method: Method | None, checkpoint: str | None) -> dict[str, Any]:
+        live, follows = method is not None, method is Method.POST_COPY
+        control.send("start", Start(live=live, snapshots=True, checkpoint=checkpoint, memory_follows=follows))
         self._passing("start")
         with self._phase("volume"):
             self._send_volume(volume, self._first, None)
         if checkpoint is not None:
             with checkpoints.shelf(self._server).path_of(checkpoint).open("rb") as file:
                 self._bytes += control.send_stream(file)
-        _until_ready(control)
+        ready = _until_ready(control)
         self._passing("ready")
-        if not live:
+        if method is None:
             volume.send("end")
             control.receive(PATIENCE, "received")
             self._passing("received")
             self._hand_over()
             self._passing("handed-over")
             return self._report("files", None)
+        if follows:
+            method = self._begin_carrying(ready)
+        elif method is Method.PRE_COPY:
+            self._copy_before(control)
         frozen_ms = self._move_live(control, volume)
-        return self._report("stop_copy", frozen_ms)
+        self._until_followed()
+        return self._report(method.value, frozen_ms)
+
+    # --- memory before the freeze, or after it
+
+    def _copy_before(self, control: Channel) -> None:
+        """Rounds of a pre-copy, until the rule says that it is time."""
+        checkpoint, ns = self._server.drivers.checkpoint(), self._server.drivers.ns(self._spec.drivers.ns)
+        with self._phase("pre_copy"):
+            while not self._rounds or (why := rounds.verdict(self._rounds)) is None:
+                began, number = time.monotonic(), len(self._rounds)
+                folder = self._draft / f"pre-{number}"
+                folder.mkdir(mode=0o700)
+                report = checkpoint.pre_dump(ns.shape(self._spec.id), folder, parent=self._last_round())
+                self._send_images(control, "round", Round(name=folder.name, parent=self._parent()), folder)
+                self._rounds.append(rounds.Round(report.pages, round((time.monotonic() - began) * 1000, 1)))
+                self._passing(f"round-{number}")
+        self._why = f"{self._why}; {why}"
+
+    def _last_round(self) -> Path | None:
+        return self._draft / f"pre-{len(self._rounds) - 1}" if self._rounds else None
+
+    def _parent(self) -> str | None:
+        last = self._last_round()
+        return last.name if last is not None else None
+
+    def _send_images(self, control: Channel, word: str, told: Round, folder: Path) -> None:
+        control.send(word, told)
+        self._bytes += control.send_folder(folder, leave_out=("dump.log", "parent")).bytes
+
+    def _begin_carrying(self, ready: Ready) -> Method:
+        """Have a carrier connected before the freeze. Where that cannot be, memory is copied in it."""
+        why = ready.why or "the other server has no carrier"
+        if ready.memory:
+            try:
+                self._carrier = Carrier(
+                    Errand(
+                        folder=self._server.host.state_dir / "wire", node=self._server.host.node, listen="", operation=self._operation,
+                        peer=self._peer.fingerprint, secret=self._ticket.secret, to=ready.memory,
+                    )
+                )
+                return Method.POST_COPY
+            except HostlerError as error:
+                why = error.message
+        self._why = f"memory cannot follow: {why}"
+        return Method.STOP_COPY
+
+    def _until_followed(self) -> None:
+        """The source's part of a post-copy ends when all memory was fetched."""
+        if self._carrier is not None:
+            self._carrier.close()
+            with self._phase("follow"):
+                deadline = time.monotonic() + _FOLLOWING
+                while self._server.drivers.checkpoint().following(self._draft / "images") and time.monotonic() < deadline:
+                    time.sleep(0.02)
+
+    def _end_carrying(self) -> None:
+        """A post-copy that comes to nothing: CRIU sees the end of its socket, and leaves the container as it was."""
+        if self._carrier is not None:
+            self._carrier.stop()
+            self._server.drivers.checkpoint().end_following(self._draft / "images")
 
     # --- while the tenant waits
 
@@ -111,6 +202,7 @@ class Departure:
                 self._passing("restored")
                 self._hand_over()
             except BaseException as error:
+                self._end_carrying()
                 go_on(self._server, self._spec)
                 _abort(control, error)
                 raise
@@ -134,10 +226,12 @@ class Departure:
         try:
             with self._phase("dump"):
                 shape = self._server.drivers.ns(self._spec.drivers.ns).shape(self._spec.id)
-                self._server.drivers.checkpoint().dump(shape, images)
+                self._server.drivers.checkpoint().dump(
+                    shape, images, parent=self._last_round(), memory=self._carrier.criu.fileno() if self._carrier else None
+                )
             self._passing("dumped")
             with self._phase("send_memory"):
-                self._bytes += control.send_folder(images, leave_out=("dump.log",)).bytes
+                self._send_images(control, "last", Round(parent=self._parent(), follows=self._carrier is not None), images)
             self._passing("sent")
             restored = self._await_restored(control)
         except BaseException:
@@ -216,23 +310,24 @@ class Departure:
 
     def _report(self, method: str, frozen_ms: float | None) -> dict[str, Any]:
         self._phases["total"] = round((time.monotonic() - self._began) * 1000, 1)
-        return {"method": method, "frozen_ms": frozen_ms, "bytes": self._bytes, "phases": self._phases, "rounds": []}
+        return {"method": method, "frozen_ms": frozen_ms, "bytes": self._bytes, "phases": self._phases, "why": self._why,
+                "rounds": [{"bytes": one.size, "ms": one.milliseconds} for one in self._rounds]}
 
 
 def leave(
-    server: Server, spec: ContainerSpec, operation: str, peer: WireFact, secret: str, *, live: bool, checkpoint: str | None
+    server: Server, spec: ContainerSpec, operation: str, peer: WireFact, secret: str, *, allowed: Collection[str], checkpoint: str | None
 ) -> dict[str, Any]:
     """Verb ``move.out``. Handed over already is a success; a try that a crash ended before that is not taken up again."""
     if server.wire is None:
         raise Conflict(f"server {server.host.node} has no wire", hint="hostler doctor on the server tells why", code="no_wire")
     if _journal(server).handed_over(spec.id) == operation:
         kill_all(server, spec)
-        return {"method": "stop_copy" if live else "files", "why": "it was handed over before this server's worker was restarted", "frozen_ms": None,
+        return {"method": "live" if allowed else "files", "why": "it was handed over before this server's worker was restarted", "frozen_ms": None,
                 "bytes": 0, "phases": {}, "rounds": []}
     if _folder(server, spec).is_dir():
         come_back(server, spec, operation)
         raise Unavailable("the worker was restarted in the middle of the move; the container goes on where it was", hint="move it again", code="interrupted")
-    return Departure(server, spec, operation, peer, secret).run(live=live, checkpoint=checkpoint)
+    return Departure(server, spec, operation, peer, secret).run(allowed=allowed, checkpoint=checkpoint)
 
 
 def _folder(server: Server, spec: ContainerSpec) -> Path:
@@ -282,9 +377,10 @@ def _abort(control: Channel, error: BaseException) -> None:
         log.info("the other server could not be told that the move was given up", error=cut.message)
 
 
-def _until_ready(control: Channel) -> None:
-    while control.receive(PATIENCE, "ready", "receiving").kind != "ready":
-        pass
+def _until_ready(control: Channel) -> Ready:
+    while (word := control.receive(PATIENCE, "ready", "receiving")).kind != "ready":
+        log.debug("the volume is being received")
+    return word.parse(Ready)
 
 
 def _journal(server: Server) -> Journal:

@@ -22,16 +22,21 @@ from hostler.core.specs import ContainerSpec
 from hostler.node import points
 from hostler.node.container_verbs import remember
 from hostler.node.mobility import checkpoints, revival
+from hostler.node.mobility.carrier import Carrier, Errand
 from hostler.node.mobility.moves import (
     CONTROL,
     PATIENCE,
+    ROUND_PATIENCE,
     SIGN_OF_LIFE,
     VOLUME,
+    Ready,
     Restored,
+    Round,
     Running,
     Start,
 )
 from hostler.node.verbs import Server
+from hostler.node.wire.address import parse, written
 from hostler.node.wire.channel import Channel
 
 log = structlog.get_logger()
@@ -39,6 +44,8 @@ log = structlog.get_logger()
 #: Seconds until S must have begun.
 _LIFETIME = 300.0
 _PIECE = 1 << 20
+#: Seconds that memory may take to follow.
+_FOLLOWING = 6 * 3600.0
 #: Bytes of images at most: a container's memory and what CRIU says of it.
 _IMAGES_AT_MOST = 1 << 42
 
@@ -54,6 +61,8 @@ class Arrival:
     _changes: threading.Event = field(default_factory=threading.Event)
     _failures: list[BaseException] = field(default_factory=list)
     _start: Start | None = None
+    _ticket: tuple[str, str] | None = None
+    """Fingerprint of S and the secret that both were told."""
 
     def serve(self, channel: Channel) -> None:
         """One connection of S, in a thread of its own."""
@@ -105,28 +114,59 @@ class Arrival:
             with channel.receive_stream() as stream:
                 checkpoints.shelf(self.server).receive(stream, limit=_IMAGES_AT_MOST)
         self._passing("volume")
-        channel.send("ready")
         if not start.live:
+            channel.send("ready", Ready())
             self._until(self._changes)
             channel.send("received")
             return
-        self._arrive(channel, start)
+        carrier, ready = self._carrier(start)
+        try:
+            channel.send("ready", ready)
+            self._arrive(channel, start, carrier)
+        except BaseException:
+            if carrier is not None:
+                carrier.stop()
+            raise
+
+    def _carrier(self, start: Start) -> tuple[Carrier | None, Ready]:
+        """Who fetches the memory that follows, if it is to."""
+        wire = self.server.wire
+        if not start.memory_follows or wire is None or self._ticket is None:
+            return None, Ready()
+        if not self.server.drivers.checkpoint().capabilities.post_copy:
+            return None, Ready(why=f"server {self.server.host.node} cannot take memory later: hostler plugins tells why")
+        try:
+            carrier = Carrier(
+                Errand(
+                    folder=self.server.host.state_dir / "wire", node=self.server.host.node, listen=written(parse(wire.address)[0], 0),
+                    operation=self.operation, peer=self._ticket[0], secret=self._ticket[1],
+                )
+            )
+        except HostlerError as error:
+            return None, Ready(why=error.message)
+        return carrier, Ready(memory=carrier.said.address)
 
     def _passing(self, point: str) -> None:
         points.passing(self.server.host, f"in.{point}")
 
-    def _arrive(self, channel: Channel, start: Start) -> None:
+    def _arrive(self, channel: Channel, start: Start, carrier: Carrier | None) -> None:
         images = revival.fresh(self.server, self.spec.id)
         images.rmdir()
-        channel.receive(PATIENCE, "frozen")
+        while (word := channel.receive(ROUND_PATIENCE, "round", "frozen")).kind == "round":
+            _take_round(channel, images, word.parse(Round))
         with _signs_of_life(channel):
             self._passing("frozen")
-            channel.receive_folder(images, limit=_IMAGES_AT_MOST)
+            last = channel.receive(PATIENCE, "last").parse(Round)
+            memory = carrier.criu.fileno() if carrier is not None and last.follows else None
+            _take_round(channel, images, last)
             if start.snapshots:
                 self._until(self._changes)
-            _whole(images).touch()
+            if memory is None:
+                _whole(images).touch()
             self._passing("whole")
-            revived = revival.revive(self.server, self.spec)
+            revived = revival.revive(self.server, self.spec, memory=memory)
+            if carrier is not None:
+                carrier.close()
             self._passing("restored")
         channel.send("restored", Restored(pid=revived.pid, milliseconds=revived.milliseconds))
         self._passing("held")
@@ -139,6 +179,14 @@ class Arrival:
         land(self.server, self.spec)
         self._passing("running")
         channel.send("running", Running(milliseconds=round((time.monotonic() - began) * 1000, 1)))
+
+
+def _take_round(channel: Channel, images: Path, word: Round) -> None:
+    """A folder of images beside the last one, and the link by which CRIU finds the one that it continues."""
+    folder = images.with_name(word.name)
+    channel.receive_folder(folder, limit=_IMAGES_AT_MOST)
+    if word.parent is not None:
+        (folder / "parent").symlink_to(f"../{word.parent}")
 
 
 @contextmanager
@@ -180,7 +228,7 @@ def prepare(server: Server, spec: ContainerSpec, operation: str, peer: str, secr
         raise Conflict(f"container {spec.name} runs on server {server.host.node} already", hint="the store and the servers disagree: hostler audit", code="wrong_state")
     clean(server, spec)
     remember(server, spec)
-    arrival = Arrival(server, spec, operation)
+    arrival = Arrival(server, spec, operation, _ticket=(peer, secret))
     _ARRIVALS[operation] = arrival
     server.wire.expect(operation, peer, arrival.serve, _LIFETIME, (CONTROL, VOLUME), secret)
 
@@ -209,6 +257,8 @@ def settle(server: Server, spec: ContainerSpec, operation: str) -> dict[str, Any
     points.passing(server.host, "in.settle")
     live = revival.images_of(server, spec.id).parent.is_dir() or _runs(server, spec)
     found = land(server, spec) if live else None
+    if live:
+        _until_memory_is_here(server, spec)
     if server.journal is not None:
         server.journal.take_back(spec.id)
     _ARRIVALS.pop(operation, None)
@@ -216,6 +266,19 @@ def settle(server: Server, spec: ContainerSpec, operation: str) -> dict[str, Any
         server.wire.forget(operation)
     revival.clear(server, spec.id)
     return found
+
+
+def _until_memory_is_here(server: Server, spec: ContainerSpec) -> None:
+    """After a post-copy the memory may still be on its way. Raises :class:`Conflict` (``memory_lost``) when not all of it came."""
+    images, checkpoint = revival.images_of(server, spec.id), server.drivers.checkpoint()
+    deadline = time.monotonic() + _FOLLOWING
+    while checkpoint.following(images) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if checkpoint.was_lost(images):
+        raise Conflict(
+            f"not all memory of container {spec.name} followed it to server {server.host.node}", code="memory_lost",
+            hint="it was ended, its files are whole: hostler start brings it up anew",
+        )
 
 
 def discard(server: Server, spec: ContainerSpec, operation: str) -> None:

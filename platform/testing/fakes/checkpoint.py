@@ -15,6 +15,7 @@ from hostler.contracts.checkpoint import (
     DumpReport,
     Landing,
     Obstacle,
+    Renaming,
     Shape,
 )
 from hostler.contracts.driver import Host, Item, Probe
@@ -39,7 +40,7 @@ class FakeCheckpoint(Checkpoint):
 
     @property
     def capabilities(self) -> CheckpointCapabilities:
-        return CheckpointCapabilities(pre_copy=True)
+        return CheckpointCapabilities(pre_copy=True, rename=True)
 
     @property
     def writer(self) -> str:
@@ -73,6 +74,11 @@ class FakeCheckpoint(Checkpoint):
     def pre_dump(self, shape: Shape, images: Path, *, parent: Path | None = None) -> DumpReport:
         self.faults.passing("checkpoint.pre_dump")
         return self._write(shape, images, parent)
+
+    def rename(self, images: Path, to: Renaming) -> None:
+        """Fake processes know neither name nor address: there is nothing to change in what they remember."""
+        if not (images / _PAGES).is_file():
+            raise Conflict("these are no images of fake processes", hint="take another checkpoint", code="cannot_clone")
 
     def _write(self, shape: Shape, images: Path, parent: Path | None) -> DumpReport:
         began = time.monotonic()
