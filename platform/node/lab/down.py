@@ -7,7 +7,7 @@ from pathlib import Path
 from hostler.core.errors import HostFailure, Timeout
 from hostler.host import lab as network
 from hostler.host.process import run
-from hostler.node.lab import files, leftovers
+from hostler.node.lab import files, leftovers, tuning
 from hostler.node.lab.layout import Lab, node_environment
 from hostler.node.lab.lock import locked
 from hostler.node.lab.programs import in_server
@@ -34,6 +34,7 @@ def down(lab: Lab, criu: Path | None, *, purge: bool) -> None:
     with step("networks removed"):
         network.remove_all(lab.installation)
     files.take_off_path(lab)
+    tuning.untune(lab.installation)
     if problems:
         raise HostFailure("not everything could be removed:\n" + "\n".join(f"  {problem}" for problem in problems), hint="run ops/down again")
     if purge:

@@ -13,7 +13,7 @@ from hostler.host import lab as network
 from hostler.host.process import run
 from hostler.node import doctor
 from hostler.node.facts import memory_info
-from hostler.node.lab import files, health, leftovers
+from hostler.node.lab import files, health, leftovers, tuning
 from hostler.node.lab.layout import (
     DEFAULT_HOME,
     PROVIDER,
@@ -77,6 +77,10 @@ def up(lab: Lab, *, restart: bool, seconds: float) -> None:
             opened = _lay_out(lab, criu)
         for folder in opened:
             print(f"    user {USER} may now pass {folder} (access control list), or it could not reach the checkout")
+        with step("machine tuned for moves"):
+            tuned = tuning.tune(lab.installation)
+        for told in tuned:
+            print(f"    {told}")
         with step("network: a switch, " + ", ".join(lab.servers)):
             _network(lab)
         with step("store: tables, account, plans, servers"):
