@@ -13,6 +13,7 @@ from hostler.operations import container_steps, mobility_steps, moving, promises
 from hostler.operations.container_spec import container_spec
 from hostler.operations.kind import Kind
 from hostler.operations.mobility_steps import Side
+from hostler.operations.reap import ask_to_reap
 from hostler.operations.steps import Step, StepState, load
 from hostler.store.models import Container, Node, Operation
 
@@ -98,6 +99,7 @@ class Migrate(Kind):
             hint = f"it is on {op.args['chosen']} now; start it there if it does not run"
             container.state, container.error = State.ERROR, told | {"hint": f"{error.hint}; {hint}".lstrip("; ")}
             op.result = moving.report(op, steps)
+            ask_to_reap(session, op, op.args["from"], "the move ended before its source was cleaned up")
             return
         moving.stayed(session, op, promises.held(container))
         whole = mobility_steps.as_before(steps, container.node.name)

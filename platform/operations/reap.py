@@ -1,14 +1,15 @@
 """reap: what a container has left on a server that it is not on: the source of a move that was away when it should clean up, or a target
-that was away when a move was given up."""
+that was away when a move was given up. The container itself may be deleted meanwhile."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hostler.core.errors import ErrorReport
 from hostler.operations import mobility_steps
-from hostler.operations.container_spec import container_spec
 from hostler.operations.kind import Kind
 from hostler.operations.steps import Step, load
 from hostler.store.models import Container, Operation
@@ -18,22 +19,42 @@ from hostler.store.nodes import find_node
 _LOOKED_AT = 20
 
 
-def reaping(session: Session, container: Container, node: str) -> Step | None:
-    """The step that removes what a move of the container has left on ``node``; None when no move says that it may be removed."""
+@dataclass(frozen=True)
+class Leftover:
+    """What a move has left on a server, and the step that removes it."""
+
+    move: Operation
+    step: Step
+
+
+def leftover(session: Session, container: str, node: str) -> Leftover | None:
+    """What a move of the container has left on ``node``; None when no move says that it may be removed."""
     node_id = find_node(session, node).id
     moves = session.scalars(
         select(Operation)
-        .where(Operation.target_id == container.id, Operation.kind.in_(("migrate", "resume")), Operation.ended_at.is_not(None))
+        .where(Operation.target_id == container, Operation.kind.in_(("migrate", "resume")), Operation.ended_at.is_not(None))
         .order_by(Operation.ended_at.desc())
         .limit(_LOOKED_AT)
     ).all()
     for move in moves:
         over = mobility_steps.handed_over(load(move.steps))
         if over and move.args.get("source") == node_id:
-            return mobility_steps.clean(node, move.id).model_copy(update={"afterwards": False})
+            return Leftover(move, mobility_steps.clean(node, move.id).model_copy(update={"afterwards": False}))
         if not over and move.args.get("target") == node_id:
-            return Step(name="discard", node=node, verb="move.discard", payload={"operation": move.id}, note=f"what came to {node} and did not stay")
+            note = f"what came to {node} and did not stay"
+            return Leftover(move, Step(name="discard", node=node, verb="move.discard", payload={"operation": move.id}, note=note))
     return None
+
+
+def ask_to_reap(session: Session, move: Operation, node: str, reason: str) -> Operation:
+    """An operation that reaps on ``node`` what ``move`` left. Its fence follows the move's where there is no container to count on."""
+    operation = Operation(
+        kind="reap", account_id=move.account_id, target_kind="container", target_id=move.target_id, target_name=move.target_name, args={"node": node},
+        fence=move.fence, asked_by="the platform", reason=reason[:500],
+    )  # fmt: skip
+    session.add(operation)
+    session.flush()
+    return operation
 
 
 class Reap(Kind):
@@ -42,12 +63,14 @@ class Reap(Kind):
     name = "reap"
 
     def begin(self, session: Session, op: Operation) -> list[Step]:
-        container = session.get_one(Container, op.target_id)
-        if container.node is None or container.address is None or container.node.name == op.args["node"]:
+        container, node = session.get(Container, op.target_id), op.args["node"]
+        if container is not None and container.node is not None and container.node.name == node:
             return []
-        op.spec = container_spec(session, container, self.provider).model_dump(mode="json")
-        step = reaping(session, container, op.args["node"])
-        return [] if step is None else [step]
+        found = leftover(session, op.target_id, node)
+        if found is None:
+            return []
+        op.spec = found.move.spec
+        return [found.step]
 
     def succeeded(self, session: Session, op: Operation, steps: list[Step]) -> None:
         """The container is where it was."""

@@ -10,6 +10,7 @@ from hostler.core.messages import now
 from hostler.operations import container_steps, mobility_steps, moving, promises
 from hostler.operations.container_spec import container_spec
 from hostler.operations.kind import Kind
+from hostler.operations.reap import ask_to_reap
 from hostler.operations.steps import Step, StepState, load, settled
 from hostler.store import checkpoints
 from hostler.store.models import Checkpoint, Container, Node, Operation
@@ -89,6 +90,7 @@ class Resume(Kind):
         elif mobility_steps.handed_over(steps):
             moving.arrived(session, op, container)
             promises.give_back(session, container.node_id, promises.working(container))
+            ask_to_reap(session, op, op.args["from"], "the move ended before its source was cleaned up")
         else:
             moving.stayed(session, op, promises.whole(container))
         session.flush()

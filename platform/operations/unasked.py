@@ -31,7 +31,7 @@ def is_busy(session: Session, container: Container) -> bool:
     return session.scalar(query.limit(1)) is not None
 
 
-def platform_operation(session: Session, kind: str, container: Container, reason: str, args: dict[str, Any] | None = None) -> Operation:
+def platform_operation(session: Session, kind: str, container: Container, reason: str) -> Operation:
     """An operation that nobody but the platform asked for. Whoever adds it has the engine look at it after the commit."""
     operation = Operation(
         kind=kind,
@@ -39,7 +39,6 @@ def platform_operation(session: Session, kind: str, container: Container, reason
         target_kind="container",
         target_id=container.id,
         target_name=container.name,
-        args=args or {},
         asked_by="the platform",
         reason=reason[:500],
     )

@@ -14,7 +14,7 @@ from hostler.core.messages import ContainerEvent, Heartbeat, Hello, now
 from hostler.operations.engine import Engine
 from hostler.operations.kind import Provider
 from hostler.operations.kinds import all_kinds
-from hostler.operations.reap import reaping
+from hostler.operations.reap import ask_to_reap, leftover
 from hostler.operations.tickets import Tickets, load_key
 from hostler.operations.unasked import is_busy, platform_operation, stop_if_ended
 from hostler.placement.choose import Overcommit
@@ -72,20 +72,16 @@ class ControlSide:
         made = [platform_operation(session, "delete", row, "its server is back and nobody wants it any more") for row in rows]
         known = set(session.scalars(select(Container.id).join(Node, Container.node_id == Node.id).where(Node.name == hello.node)))
         for stranger in sorted(set(hello.facts.containers) - known):
-            moved = session.get(Container, stranger)
-            if moved is not None and (is_busy(session, moved) or reaping(session, moved, hello.node) is not None):
-                made += self._moved_away(session, moved, hello.node)
+            container, left = session.get(Container, stranger), leftover(session, stranger, hello.node)
+            if container is not None and is_busy(session, container):
+                continue  # that operation decides what stays where
+            if left is not None:
+                made.append(ask_to_reap(session, left.move, hello.node, f"server {hello.node} is back, and a move has left something there"))
                 continue
             add_event(session, "leak", f"server {hello.node} holds container {stranger}, which no row owns", node=hello.node)
             log.warning("leak", node=hello.node, container=stranger)
         session.flush()
         return [operation.id for operation in made]
-
-    def _moved_away(self, session: Session, container: Container, node: str) -> list[Operation]:
-        """What is left on a server of a container that lives on another. While an operation is open on it, that one decides what stays where."""
-        if is_busy(session, container):
-            return []
-        return [platform_operation(session, "reap", container, f"server {node} is back, and it lives elsewhere now", {"node": node})]
 
     def _lost(self, session: Session, hello: Hello) -> list[str]:
         """Restarts of containers that should run there and do not: the server was rebooted, or taken down and up."""

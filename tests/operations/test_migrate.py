@@ -127,7 +127,10 @@ def test_after_the_hand_over_nothing_is_taken_back(world: World) -> None:
     arrive = world.sent.pop()
     assert verbs(arrive) == ["move.in"], "a cancel comes too late"
     world.answer(arrive, fail="arrive")
-    assert world.sent == []
+    (reap,) = world.sent
+    assert (reap.node, verbs(reap), reap.operation != operation) == ("alpha", ["move.clean"], True)
+    assert reap.steps[0].payload == {"operation": operation}, "the source's journal knows it under that"
+    world.answer_all()
     container = web(world)
     assert (world.operation(operation).state, place(world), container.state) == ("failed", "beta", "error")
     assert container.error is not None and "beta" in container.error["hint"]

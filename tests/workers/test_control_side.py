@@ -200,3 +200,9 @@ def test_what_a_server_has_of_a_container_that_lives_elsewhere_is_reaped_but_not
     world.answer_all()
     after = world.container("web")
     assert after is not None and after.state == "running" and len(events(world, "leak")) == 1
+    world.ask(requests.delete, "web")
+    world.answer_all()
+    greet(home, "five")
+    assert others() == [[home, "move.clean"]] and world.sent[0].spec is not None, "of a container that is deleted meanwhile too"
+    with world.store.read() as session:
+        assert world.sent[0].fence > session.get_one(Operation, moved).fence
