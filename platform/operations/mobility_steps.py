@@ -85,8 +85,15 @@ def prepare(source: Side, target: Side, operation: str, ticket: str, suspended: 
     payload = {"operation": operation, "peer": source.fingerprint, "ticket": ticket, "suspended": suspended}
     return [
         Step(name="image", node=target.name, verb="image.ensure", note="unpacked once per server, then shared"),
+        *([_no_copy(target.name, suspended)] if suspended is not None else []),
         Step(name="prepare", node=target.name, verb="move.prepare", payload=payload, undo="move.discard", undo_payload={"operation": operation}),
     ]
+
+
+def _no_copy(node: str, checkpoint: str) -> Step:
+    """There is no file of the checkpoint on the target: neither of an earlier try, nor of this one should it be undone."""
+    payload = {"checkpoint": checkpoint, "snapshot": None}
+    return Step(name="no copy", node=node, verb="checkpoint.remove", payload=payload, undo="checkpoint.remove", undo_payload=payload, note=checkpoint)
 
 
 def move_out(source: Side, target: Side, operation: str, ticket: str, methods: Sequence[str], suspended: str | None, what: str) -> Step:

@@ -21,10 +21,10 @@ _LOOKED_AT = 20
 
 @dataclass(frozen=True)
 class Leftover:
-    """What a move has left on a server, and the step that removes it."""
+    """What a move has left on a server, and the steps that remove it."""
 
     move: Operation
-    step: Step
+    steps: list[Step]
 
 
 def leftover(session: Session, container: str, node: str) -> Leftover | None:
@@ -39,11 +39,17 @@ def leftover(session: Session, container: str, node: str) -> Leftover | None:
     for move in moves:
         over = mobility_steps.handed_over(load(move.steps))
         if over and move.args.get("source") == node_id:
-            return Leftover(move, mobility_steps.clean(node, move.id).model_copy(update={"afterwards": False}))
+            return Leftover(move, [*_file(move, node), mobility_steps.clean(node, move.id).model_copy(update={"afterwards": False})])
         if not over and move.args.get("target") == node_id:
             note = f"what came to {node} and did not stay"
-            return Leftover(move, Step(name="discard", node=node, verb="move.discard", payload={"operation": move.id}, note=note))
+            return Leftover(move, [*_file(move, node), Step(name="discard", node=node, verb="move.discard", payload={"operation": move.id}, note=note)])
     return None
+
+
+def _file(move: Operation, node: str) -> list[Step]:
+    """The file of a suspended container's memory, if that is what was moved."""
+    moved = {str(step.payload["suspended"]) for step in load(move.steps) if step.verb == "move.out" and step.payload.get("suspended")}
+    return [Step(name="remove checkpoint", node=node, verb="checkpoint.remove", payload={"checkpoint": one, "snapshot": None}) for one in sorted(moved)]
 
 
 def ask_to_reap(session: Session, move: Operation, node: str, reason: str) -> Operation:
@@ -70,7 +76,7 @@ class Reap(Kind):
         if found is None:
             return []
         op.spec = found.move.spec
-        return [found.step]
+        return found.steps
 
     def succeeded(self, session: Session, op: Operation, steps: list[Step]) -> None:
         """The container is where it was."""

@@ -72,7 +72,7 @@ class Resume(Kind):
 
     def _forget_memory(self, session: Session, row: Checkpoint, steps: list[Step]) -> None:
         """Where the file could not be removed, it is shown as a broken checkpoint, which can be removed later."""
-        file = next(step for step in steps if step.verb == "checkpoint.remove" and step.payload["checkpoint"] == row.id)
+        file = next(step for step in steps if step.verb == "checkpoint.remove" and step.payload["checkpoint"] == row.id and step.undo is None)
         removed = file.state == StepState.DONE
         if removed:
             checkpoints.forget(session, row)

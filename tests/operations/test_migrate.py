@@ -307,7 +307,7 @@ def test_a_suspended_container_moves_with_its_memory_and_may_come_back_there(wor
         seen.append((batch.node, verbs(batch)))
         world.answer(batch, results=RESULTS)
     assert seen == [
-        ("alpha", ["image.ensure", "move.prepare"]),
+        ("alpha", ["image.ensure", "checkpoint.remove", "move.prepare"]),
         ("beta", ["move.out"]),
         ("alpha", ["move.in", "limits.create", "checkpoint.restore", "checkpoint.release", "checkpoint.remove"]),
         ("beta", ["checkpoint.remove", "move.clean"]),
@@ -325,13 +325,17 @@ def test_a_resume_elsewhere_that_fails_is_suspended_there_or_here(world: World) 
         home = place(world, name)
         other = "beta" if home == "alpha" else "alpha"
         world.ask(mobility_requests.resume, name, other)
+        removed: set[tuple[str, str]] = set()
         while world.sent:
             batch = world.sent.pop(0)
+            late = batch.direction == Direction.UNDO or "move.clean" in verbs(batch)
+            removed |= {(batch.node, order.payload["checkpoint"]) for order in batch.steps if late and order.verb == "checkpoint.remove"}
             world.answer(batch, fail=failing if batch.direction == Direction.FORWARD else None, results=RESULTS)
         assert web(world, name).state == "suspended" and place(world, name) == (home, other)[where]
         with world.store.read() as session:
             row = session.get_one(Checkpoint, web(world, name).checkpoint_id)
             assert (row.state, row.node.name) == ("ready", (home, other)[where])
+        assert removed == {(home if where else other, row.id)}, "its file is where it is, and nowhere else"
 
 
 def test_refusals_are_in_words_and_change_nothing(world: World) -> None:

@@ -207,3 +207,32 @@ def test_a_source_that_cannot_clean_up_is_reaped_when_it_greets(pair: Platform) 
     pair.done(reap)
     runs(pair, "web", "beta")
     assert pair.inside("web", "recall") == "the milk\n"
+
+
+def files(server: FakeServer) -> list[str]:
+    """The checkpoints' files on a server."""
+    folder = server.side.settings.node_state / "checkpoints"
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+
+
+def test_the_file_of_a_suspended_containers_memory_is_where_the_container_is_and_nowhere_else(pair: Platform) -> None:
+    warm(pair)
+    alpha, beta = pair.servers.values()
+    pair.done(pair.client.suspend("web"))
+    assert (len(files(alpha)), len(files(beta))) == (1, 0)
+    beta.faults.inject("storage.receive:done", "HostFailure")
+    pair.failed(pair.client.migrate("web", to="beta"))
+    beta.faults.clear()
+    assert (len(files(alpha)), len(files(beta))) == (1, 0)
+    pair.done(pair.client.migrate("web", to="beta"))
+    assert (len(files(alpha)), len(files(beta))) == (0, 1)
+    alpha.faults.inject("checkpoint.restore", "HostFailure")
+    pair.failed(pair.client.resume("web", on="alpha"))
+    alpha.faults.clear()
+    assert (pair.client.container("web").state, pair.client.container("web").node) == ("suspended", "alpha")
+    for operation in pair.client.operations(container="web"):
+        pair.client.wait(operation.id)
+    assert (len(files(alpha)), len(files(beta))) == (1, 0)
+    assert [item for item in beta.inventory() if item.kind != "image"] == []
+    pair.done(pair.client.resume("web"))
+    assert pair.inside("web", "recall") == "the milk\n" and files(alpha) == []
