@@ -78,6 +78,7 @@ class Restored(BaseModel):
 
     pid: int
     milliseconds: float
+    phases: dict[str, float] = {}
 
 
 class Running(BaseModel):
@@ -86,3 +87,4 @@ class Running(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     milliseconds: float
+    phases: dict[str, float] = {}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostler.contracts.limits import Cgroup
 from hostler.core.errors import Conflict
 from hostler.core.specs import ContainerSpec
 from hostler.core.units import MIB
 from hostler.node.mobility.standstill import hold_to_limits
+from hostler.node.mobility.stopwatch import Stopwatch
 from hostler.node.verbs import Server
 
 #: What CRIU needs beside the container, whose cgroups it works in.
@@ -24,6 +25,8 @@ class Revived:
     pid: int
     started_at: int | None
     milliseconds: float
+    phases: dict[str, float]
+    """What they went into."""
 
 
 def images_of(server: Server, container: str) -> Path:
@@ -54,52 +57,68 @@ def revive(server: Server, spec: ContainerSpec, *, close_connections: bool = Fal
 
     On failure nothing of it is left but the images and the volume.
     """
-    began = time.monotonic()
+    watch = Stopwatch()
     checkpoint, ns = server.drivers.checkpoint(), server.drivers.ns(spec.drivers.ns)
     images = images_of(server, spec.id)
     pid = checkpoint.held(images)
     if pid is None:
-        limits = spec.limits.model_copy(
-            update={
-                "cpu": None,
-                "memory": spec.limits.memory and spec.limits.memory + _ROOM_FOR_CRIU,
-                "pids": spec.limits.pids and spec.limits.pids + _PIDS_FOR_CRIU,
-            }
-        )
-        cgroup = server.drivers.limits(spec.drivers.limits).create(spec.id, limits, spec.account, spec.account_weight)
-        plan = server.drivers.storage(spec.drivers.storage).root_plan(spec.id)
+        with watch.phase("cgroup"):
+            cgroup = make_cgroup(server, spec)
         try:
-            landing = ns.land(spec, plan, cgroup)
-            pid = checkpoint.restore(landing, images, lambda init: _furnish(server, spec, init), close_connections=close_connections, memory=memory)
+            with watch.phase("place"):
+                plan = server.drivers.storage(spec.drivers.storage).root_plan(spec.id)
+                landing = ns.land(spec, plan, cgroup)
+            with watch.phase("restore"):
+                pid = checkpoint.restore(
+                    landing, images, lambda init: _furnish(server, spec, init, watch), close_connections=close_connections, memory=memory
+                )
         except BaseException:
             undo(server, spec)
             raise
     sandbox = ns.adopt(spec.id, pid)
-    return Revived(pid, sandbox.started_at, round((time.monotonic() - began) * 1000, 1))
+    return Revived(pid, sandbox.started_at, watch.total, watch.phases)
 
 
-def _furnish(server: Server, spec: ContainerSpec, init: int) -> None:
-    server.drivers.ns(spec.drivers.ns).furnish(spec.id, init)
-    for link in spec.links:
-        server.drivers.net(spec.drivers.net).attach(spec.id, link, init, held=True)
+def make_cgroup(server: Server, spec: ContainerSpec) -> Cgroup:
+    """The container's cgroups, with room for CRIU, which works in them; :func:`let_go` holds it to its own limits. There already is a success."""
+    limits = spec.limits.model_copy(
+        update={
+            "cpu": None,
+            "memory": spec.limits.memory and spec.limits.memory + _ROOM_FOR_CRIU,
+            "pids": spec.limits.pids and spec.limits.pids + _PIDS_FOR_CRIU,
+        }
+    )
+    return server.drivers.limits(spec.drivers.limits).create(spec.id, limits, spec.account, spec.account_weight)
 
 
-def let_go(server: Server, spec: ContainerSpec) -> None:
-    """Let what :func:`revive` holds run, its packets flow, its limits hold. Let go already is a success.
+def _furnish(server: Server, spec: ContainerSpec, init: int, watch: Stopwatch) -> None:
+    with watch.phase("network"):
+        server.drivers.ns(spec.drivers.ns).furnish(spec.id, init)
+        for link in spec.links:
+            server.drivers.net(spec.drivers.net).attach(spec.id, link, init, held=True)
+
+
+def let_go(server: Server, spec: ContainerSpec) -> dict[str, float]:
+    """Let what :func:`revive` holds run, its packets flow, its limits hold; what each took. Let go already is a success.
 
     Raises :class:`Conflict` when nothing is held and nothing runs.
     """
     checkpoint, images = server.drivers.checkpoint(), images_of(server, spec.id)
     state = server.drivers.ns(spec.drivers.ns).inspect(spec.id).state
     if not images.is_dir() and state == "running":
-        return
+        return {}
     if state not in ("running", "frozen"):
         raise Conflict(f"no restored container {spec.id} is held here", hint="restore it again", code="not_held")
-    checkpoint.release(images)
+    watch = Stopwatch()
+    with watch.phase("run"):
+        checkpoint.release(images)
     if spec.links:
-        server.drivers.net(spec.drivers.net).release(spec.id)
-    hold_to_limits(server, spec)
-    server.nudge(spec.id)
+        with watch.phase("open"):
+            server.drivers.net(spec.drivers.net).release(spec.id)
+    with watch.phase("limits"):
+        hold_to_limits(server, spec)
+        server.nudge(spec.id)
+    return watch.phases
 
 
 def undo(server: Server, spec: ContainerSpec) -> None:

@@ -152,6 +152,7 @@ class Arrival:
     def _arrive(self, channel: Channel, start: Start, carrier: Carrier | None) -> None:
         images = revival.fresh(self.server, self.spec.id)
         images.rmdir()
+        revival.make_cgroup(self.server, self.spec)
         while (word := channel.receive(ROUND_PATIENCE, "round", "frozen")).kind == "round":
             _take_round(channel, images, word.parse(Round))
         with _signs_of_life(channel):
@@ -168,7 +169,7 @@ class Arrival:
             if carrier is not None:
                 carrier.close()
             self._passing("restored")
-        channel.send("restored", Restored(pid=revived.pid, milliseconds=revived.milliseconds))
+        channel.send("restored", Restored(pid=revived.pid, milliseconds=revived.milliseconds, phases=revived.phases))
         self._passing("held")
         # A wire that is cut here decides nothing: what is restored stays held until the control side tells S's word.
         if channel.receive(PATIENCE, "go", "abort").kind == "abort":
@@ -176,9 +177,9 @@ class Arrival:
             return
         self._passing("go")
         began = time.monotonic()
-        land(self.server, self.spec)
+        phases = land(self.server, self.spec)
         self._passing("running")
-        channel.send("running", Running(milliseconds=round((time.monotonic() - began) * 1000, 1)))
+        channel.send("running", Running(milliseconds=round((time.monotonic() - began) * 1000, 1), phases=phases))
 
 
 def _take_round(channel: Channel, images: Path, word: Round) -> None:
@@ -233,7 +234,7 @@ def prepare(server: Server, spec: ContainerSpec, operation: str, peer: str, secr
     server.wire.expect(operation, peer, arrival.serve, _LIFETIME, (CONTROL, VOLUME), secret)
 
 
-def land(server: Server, spec: ContainerSpec) -> dict[str, Any]:
+def land(server: Server, spec: ContainerSpec) -> dict[str, float]:
     """The container belongs to this server: let it run, from what is held or else from the images again. Running already is a success."""
     if server.journal is not None:
         server.journal.take_back(spec.id)
@@ -247,17 +248,18 @@ def land(server: Server, spec: ContainerSpec) -> dict[str, Any]:
             )
         revival.undo(server, spec)
         revival.revive(server, spec)
-    revival.let_go(server, spec)
-    sandbox = server.drivers.ns(spec.drivers.ns).inspect(spec.id)
-    return {"pid": sandbox.pid, "started_at": sandbox.started_at}
+    return revival.let_go(server, spec)
 
 
 def settle(server: Server, spec: ContainerSpec, operation: str) -> dict[str, Any] | None:
     """After a move: what only the move needed is removed, and the container runs; one that came without memory does not."""
     points.passing(server.host, "in.settle")
     live = revival.images_of(server, spec.id).parent.is_dir() or _runs(server, spec)
-    found = land(server, spec) if live else None
+    found: dict[str, Any] | None = None
     if live:
+        land(server, spec)
+        sandbox = server.drivers.ns(spec.drivers.ns).inspect(spec.id)
+        found = {"pid": sandbox.pid, "started_at": sandbox.started_at}
         _until_memory_is_here(server, spec)
     if server.journal is not None:
         server.journal.take_back(spec.id)
