@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from hostler.core.units import MIB
 
-_STILL_MS = 70.0
+_STILL_MS = 90.0
 _MS_PER_MIB = {"stop_copy": 2.4, "post_copy": 0.1, "pre_copy": 0.1, "suspend": 1.2}
 
+#: Of moves that are none of memory.
 WHY = {
-    "pre_copy": "both kernels can tell what changes, so memory is copied while it runs",
-    "post_copy": "memory can follow after it runs on the target",
-    "stop_copy": "memory can neither be copied before nor after it is frozen here",
     "restart": "its memory cannot move, so it would be stopped, copied and started",
     "files": "it does not run: only its files move",
 }

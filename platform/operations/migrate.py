@@ -18,7 +18,7 @@ from hostler.operations.steps import Step, StepState, load
 from hostler.store.models import Container, Node, Operation
 
 #: Refusals to move what runs, after which a restart may help.
-_NOT_LIVE = frozenset({"cannot_checkpoint", "cannot_restore", "unsupported", "no_method", "does_not_fit", "no_driver"})
+_NOT_LIVE = frozenset({"cannot_checkpoint", "cannot_restore", "cannot_move", "unsupported", "no_method", "does_not_fit", "no_driver"})
 _ITS_OWN = "it is this server's now"
 #: Seconds that a container which is moved by a restart has to end.
 _GRACE = 10.0

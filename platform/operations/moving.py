@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from hostler.core.errors import Conflict, NoRoom
+from hostler.core.errors import Conflict, NoRoom, Unsupported
 from hostler.core.lifecycle import State
 from hostler.core.limits import Limits
 from hostler.operations import mobility_steps, promises
@@ -57,10 +57,23 @@ def choose_route(session: Session, container: Container, to: str | None, ratio: 
 def claim(session: Session, op: Operation, container: Container, route: Route, wanted: Limits, provider: Provider) -> tuple[Side, Side]:
     """Hold room for the container on the target as well, and write down who takes part. Raises :class:`NoRoom` and :class:`Unsupported`."""
     sides = mobility_steps.side(route.source), mobility_steps.side(route.target)
+    check_sends(route, container)
     slot = _slot(session, container, route.target)
     promises.take(session, route.target, wanted, provider.overcommit)
     op.args = op.args | {"source": route.source.id, "target": route.target.id, "slot": slot, "from": route.source.name, "chosen": route.target.name}
     return sides
+
+
+def check_sends(route: Route, container: Container) -> None:
+    """Raise :class:`Unsupported` where the container's storage driver cannot send volumes between the two servers."""
+    name = container.drivers.get("storage", "")
+    for node in (route.source, route.target):
+        facts = [fact for fact in node.facts.get("drivers", []) if (fact["group"], fact["name"]) == ("storage", name)]
+        if not any("send_delta" in fact.get("capabilities", []) for fact in facts):
+            raise Unsupported(
+                f"storage driver {name} on server {node.name} cannot send volumes to other servers",
+                hint="make the container with one that can, such as btrfs: hostler plugins", code="cannot_send",
+            )  # fmt: skip
 
 
 def _slot(session: Session, container: Container, target: Node) -> int | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from hostler.core.api import MigrateCheck, MismatchOut, ObstacleOut, SuspendCheck
 from hostler.core.errors import HostlerError
 from hostler.core.lifecycle import State, check_allowed
+from hostler.mobility.methods import Choice, choose
 from hostler.operations import forecast, mobility_steps, moving, promises
 from hostler.operations.candidates import candidate
 from hostler.operations.container_spec import container_spec
@@ -53,10 +55,12 @@ def check_migrate(panel: Panel, account: Account, name: str, to: str | None, *, 
     obstacles = [ObstacleOut.model_validate(one) for one in found["obstacles"]]
     mismatches = [*place.against, *(MismatchOut.model_validate(one) for one in fit["mismatches"])]
     memory, disk = int(found.get("memory", 0)), int(used.get("disk", 0))
-    method = _method(place, obstacles, mismatches, fit, allow_restart)
+    able = [method for method in fit.get("methods", ()) if method in mobility_steps.LIVE]
+    choice = choose(memory, mobility_steps.LIVE, able, able) if able else None
+    method = _method(place, obstacles, mismatches, choice, allow_restart)
     travels = disk if method in (None, "files", "restart") else memory + disk
     return MigrateCheck(
-        possible=method is not None, source=place.source, target=place.target, method=method, why=_why(method, fit, obstacles, mismatches),
+        possible=method is not None, source=place.source, target=place.target, method=method, why=_why(method, choice, fit, obstacles, mismatches),
         obstacles=obstacles, mismatches=mismatches, memory=memory, bytes=travels, frozen_ms=forecast.frozen_ms(method, memory) if method else None,
     )  # fmt: skip
 
@@ -72,34 +76,41 @@ def _place(panel: Panel, account: Account, name: str, to: str | None) -> _Place:
         no = refusal(candidate(route.target), wanted, ratio)
         if no is not None:
             against.append(MismatchOut(message=f"server {route.target.name} {no}", remedy="choose another server, or make room on this one"))
-        for node in (route.source, route.target):
-            try:
-                mobility_steps.side(node)
-            except HostlerError as error:
-                against.append(MismatchOut(message=error.message, remedy=error.hint))
-        try:
-            moving.drop_checkpoints(session, container, route.source.name, allowed=False)
-        except HostlerError as error:
-            against.append(MismatchOut(message=error.message, remedy=error.hint, blocks=False))
+        against += _refused(lambda: mobility_steps.side(route.source))
+        against += _refused(lambda: mobility_steps.side(route.target))
+        against += _refused(lambda: moving.check_sends(route, container))
+        against += _refused(lambda: moving.drop_checkpoints(session, container, route.source.name, allowed=False), blocks=False)
         spec = container_spec(session, container, panel.provider).model_dump(mode="json")
         return _Place(spec, state, route.source.name, route.target.name, tuple(against))
 
 
-def _method(place: _Place, obstacles: list[ObstacleOut], mismatches: list[MismatchOut], fit: dict[str, Any], allow_restart: bool) -> str | None:
+def _refused(check: Callable[[], object], *, blocks: bool = True) -> list[MismatchOut]:
+    """What a check of the operation's own refuses, in its words."""
+    try:
+        check()
+    except HostlerError as error:
+        return [MismatchOut(code=error.stable_code, message=error.message, remedy=error.hint, blocks=blocks)]
+    return []
+
+
+def _method(place: _Place, obstacles: list[ObstacleOut], mismatches: list[MismatchOut], choice: Choice | None, allow_restart: bool) -> str | None:
     unfit = any(mismatch.blocks for mismatch in mismatches)
     if any(mismatch.blocks and not mismatch.only_memory for mismatch in mismatches):
         return None
     if place.state != State.RUNNING:
         return "files"
-    methods = [method for method in fit.get("methods", ()) if method in mobility_steps.LIVE]
-    if not obstacles and not unfit and methods:
-        return str(methods[0])
+    if not obstacles and not unfit and choice is not None:
+        return choice.method.value
     return "restart" if allow_restart else None
 
 
-def _why(method: str | None, fit: dict[str, Any], obstacles: list[ObstacleOut], mismatches: list[MismatchOut]) -> str:
-    if method in mobility_steps.LIVE and fit.get("why"):
-        return str(fit["why"])
+def _why(
+    method: str | None, choice: Choice | None, fit: dict[str, Any], obstacles: list[ObstacleOut], mismatches: list[MismatchOut]
+) -> str:
+    """The servers' own words where they would take the best that both can; the chooser's where there is so little memory that another is as fast."""
+    if choice is not None and method == choice.method.value:
+        best = fit["methods"][0] == method
+        return str(fit["why"]) if best and fit.get("why") else choice.why
     if method is not None:
         return forecast.WHY[method]
     reasons = [one.message for one in obstacles] + [one.message for one in mismatches if one.blocks]

@@ -32,9 +32,12 @@ def test_suspend_and_resume(shell: Shell, world: World, beta: Server) -> None:
 
 def test_migrate_says_what_it_would_be_and_what_it_was(shell: Shell, world: World, beta: Server) -> None:
     shell("create web --image busybox --plan small")
+    little = shell("migrate web --to beta --check")
+    assert re.search(r"^method +stop_copy: ", little.out, re.M) and "40M of memory is copied in the freeze as fast" in little.out
+    world.server.memory = 200 << 20
     check = shell("migrate web --to beta --check")
     assert check.status == 0, check.err
-    for line in ("possible +yes", "from +alpha", "to +beta", "method +post_copy: live, memory follows after the freeze", "sends +about 45M", r"frozen for +about \d+ ms"):
+    for line in ("possible +yes", "from +alpha", "to +beta", "method +post_copy: live, memory follows after the freeze", "sends +about 205M", r"frozen for +about \d+ ms"):
         assert re.search(f"^{line}$", check.out, re.M), (line, check.out)
     assert shell("show web --json").out.count("alpha") == 1, "nothing was changed"
     moved = shell("migrate web --to beta")

@@ -351,6 +351,11 @@ def test_refusals_are_in_words_and_change_nothing(world: World) -> None:
     operation = world.ask(mobility_requests.migrate, "web", "beta")
     error = world.operation(operation).error
     assert error is not None and error["code"] == "no_wire" and "beta" in error["message"]
+    greet(world)
+    with world.store.write() as session:
+        beta = session.scalars(select(Node).where(Node.name == "beta")).one()
+        beta.facts = beta.facts | {"drivers": [fact | {"capabilities": []} for fact in beta.facts["drivers"]]}
+    assert code(world, world.ask(mobility_requests.migrate, "web", "beta", allow_restart=True)) == "cannot_send", "a restart needs that too"
     assert web(world).state == "running" and place(world) == "alpha" and world.sent == []
 
 

@@ -30,7 +30,7 @@ FACTS = NodeFacts(
     architecture="x86_64",
     capacity=Capacity(cpus=2, memory=4 << 30, disk=100 << 30),
     drivers=[
-        DriverFact(group=group, name=name, usable=True)
+        DriverFact(group=group, name=name, usable=True, capabilities=["send", "send_delta"] if group == "storage" else [])
         for group, name in (("ns", "runc"), ("net", "bridge"), ("storage", "btrfs"), ("limits", "cgroup1"))
     ],
 )

@@ -161,6 +161,8 @@ def test_a_move_that_fails_anywhere_before_the_hand_over_leaves_it_where_it_was(
 def test_what_a_move_would_meet_is_told_beforehand_and_agrees_with_what_happens(pair: Platform) -> None:
     warm(pair)
     check = pair.client.check_migrate("web", to="beta")
+    assert check.method == pair.done(pair.client.migrate("web", to="beta")).result["method"]
+    pair.done(pair.client.migrate("web", to="alpha"))
     assert check.possible and (check.source, check.target) == ("alpha", "beta") and check.obstacles == [] and check.why
     assert not [one for one in check.mismatches if one.blocks]
     runs(pair, "web", "alpha")

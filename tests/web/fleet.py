@@ -60,6 +60,7 @@ class Server:
         self.obstacles: list[dict[str, Any]] = []
         self.mismatches: list[dict[str, Any]] = []
         self.methods = ["post_copy", "stop_copy"]
+        self.memory = 40 << 20
 
     def hello(self) -> Hello:
         """Its first words."""
@@ -67,7 +68,7 @@ class Server:
             kernel="6.18.0",
             architecture="x86_64",
             capacity=Capacity(cpus=4, memory=16 << 30, disk=100 << 30),
-            drivers=[DriverFact(group=group, name=name, usable=True) for group, name in DRIVERS],
+            drivers=[DriverFact(group=group, name=name, usable=True, capabilities=["send_delta"] if group == "storage" else []) for group, name in DRIVERS],
             wire=WireFact(address=f"{self.name}:8470", fingerprint=hashlib.sha256(self.name.encode()).hexdigest()),
         )
         return Hello(node=self.name, instance="first", facts=facts)
@@ -100,7 +101,7 @@ class Server:
         """Answer a question."""
         if question in ("checkpoint.examine", "move.fit"):
             assert ContainerSpec.model_validate(args["spec"]).name, "a whole spec is asked about"
-            return {"obstacles": self.obstacles, "memory": 40 << 20} if question == "checkpoint.examine" else {"mismatches": self.mismatches, "methods": self.methods}
+            return {"obstacles": self.obstacles, "memory": self.memory} if question == "checkpoint.examine" else {"mismatches": self.mismatches, "methods": self.methods}
         if question in ("checkpoint.inspect", "checkpoint.verify"):
             return {"id": args["checkpoint"], "parts": 3}
         if question == "container.usage":
