@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from pydantic import Field
 
@@ -12,13 +11,8 @@ from hostler.core.messages import DriverFact
 from hostler.core.specs import ContainerSpec, Spec
 from hostler.core.units import format_size
 from hostler.mobility.compat import HostFacts, version
+from hostler.mobility.methods import Choice, Method, choose
 
-#: The ways to move what runs, best first, and why one is taken.
-METHODS: Final = {
-    "pre_copy": "server {source} can tell what changes in memory, so it is copied while the container runs",
-    "post_copy": "memory can follow after the container runs on server {target}",
-    "stop_copy": "memory travels while the container is frozen: {reasons}",
-}
 #: Features named in a sentence; the rest is counted.
 _NAMED = 8
 _KEEP = "only its memory would be lost: hostler migrate --allow-restart stops, copies and starts it"
@@ -80,24 +74,30 @@ def misfits(spec: ContainerSpec, leaving: Leaving | None, place: Place) -> list[
 
 
 def methods(leaving: Leaving, place: Place) -> list[str]:
-    """The ways that both servers can go, best first."""
-    return [method for method in METHODS if not _against(method, leaving, place)]
+    """The ways that both servers can go, the one that a move would take first."""
+    chosen = _choice(leaving, place)
+    able = [method.value for method in Method if not _against(method, leaving, place)]
+    return sorted(able, key=lambda method: chosen is None or method != chosen.method.value)
 
 
-def why(method: str, leaving: Leaving, place: Place) -> str:
-    """Why that one, in words."""
-    reasons = "; ".join(f"{_name(other)} is not possible, since {_against(other, leaving, place)}" for other in METHODS if _against(other, leaving, place))
-    return METHODS[method].format(source=leaving.host.node, target=place.host.node, reasons=reasons or "no other way is better")
+def why(leaving: Leaving, place: Place) -> str:
+    """Why the first of them, in words; empty where there is none."""
+    chosen = _choice(leaving, place)
+    if chosen is None or _against(chosen.method, leaving, place):
+        return ""
+    others = [f"{method.value.replace('_', '-')} is not possible: {said}" for method in Method if (said := _against(method, leaving, place))]
+    return "; ".join([chosen.why, *others])
 
 
-def _name(method: str) -> str:
-    return method.replace("_", "-")
+def _choice(leaving: Leaving, place: Place) -> Choice | None:
+    here, there = ([method for method in Method if side.methods.get(method) == ""] for side in (leaving, place))
+    return choose(leaving.memory, list(Method), here, there)
 
 
-def _against(method: str, leaving: Leaving, place: Place) -> str:
-    """Pre-copy is the source's alone to be able to; empty where nothing is against it."""
+def _against(method: Method, leaving: Leaving, place: Place) -> str:
+    """Empty where nothing is. To keep track of what changes is the source's alone."""
     unknown = "it does not know the method"
-    needed = "stop_copy" if method == "pre_copy" else method
+    needed = Method.STOP_COPY if method is Method.PRE_COPY else method
     reasons = {leaving.host.node: leaving.methods.get(method, unknown), place.host.node: place.methods.get(needed, unknown)}
     return "; ".join(f"on server {node} {reason}" for node, reason in reasons.items() if reason)
 
@@ -110,8 +110,8 @@ def _connection(spec: ContainerSpec, leaving: Leaving | None, place: Place) -> l
         found.append(
             Misfit("already_there", f"container {spec.name} is {place.state} on server {node} already", "the store and the servers disagree: see hostler audit")
         )
-    if leaving is not None and not methods(leaving, place) and "stop_copy" in leaving.methods:
-        found.append(Misfit("no_method", f"its memory cannot move: {_against('stop_copy', leaving, place)}", _KEEP, only_memory=True))
+    if leaving is not None and not methods(leaving, place) and leaving.methods:
+        found.append(Misfit("no_method", f"its memory cannot move: {_against(Method.STOP_COPY, leaving, place)}", _KEEP, only_memory=True))
     return found
 
 

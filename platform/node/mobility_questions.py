@@ -14,6 +14,7 @@ from hostler.core.names import Id
 from hostler.core.specs import ContainerSpec
 from hostler.mobility import fit
 from hostler.mobility.fit import Leaving, Place
+from hostler.mobility.methods import Method
 from hostler.mobility.reading import verify
 from hostler.mobility.shelf import Shelved
 from hostler.node.facts import memory_info
@@ -66,7 +67,7 @@ def fits(server: Server, question: FitQuestion) -> dict[str, Any]:
     place = _place(server, question.spec)
     found = [asdict(one) for one in fit.misfits(question.spec, question.facts, place)]
     able = fit.methods(question.facts, place) if question.facts is not None else []
-    why = fit.why(able[0], question.facts, place) if question.facts is not None and able else ""
+    why = fit.why(question.facts, place) if question.facts is not None else ""
     return {"mismatches": found, "methods": able, "why": why}
 
 
@@ -91,7 +92,7 @@ def methods(server: Server, spec: ContainerSpec) -> dict[str, str]:
     """Method → why this server cannot take part in it, in words; empty: it can."""
     against = _against_all(server, spec)
     if against:
-        return dict.fromkeys(fit.METHODS, against)
+        return dict.fromkeys(map(str, Method), against)
     able = server.drivers.checkpoint().capabilities
     return {
         "pre_copy": "" if able.pre_copy else "the kernel does not tell which memory changes (CONFIG_MEM_SOFT_DIRTY)",

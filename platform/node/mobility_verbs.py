@@ -9,7 +9,7 @@ from pydantic import Field
 from hostler.core.errors import Conflict
 from hostler.core.messages import Batch, WireFact
 from hostler.core.names import Id
-from hostler.node.mobility import checkpoints, revival, source, target
+from hostler.node.mobility import checkpoints, hooks, revival, source, target
 from hostler.node.verbs import Nothing, Payload, Server, Verb, spec_of
 
 #: How a container may travel.
@@ -115,11 +115,17 @@ def abandon(server: Server, batch: Batch, _: Nothing) -> None:
     revival.clear(server, spec.id)
 
 
-def release(server: Server, batch: Batch, _: Nothing) -> None:
+def release(server: Server, batch: Batch, _: Nothing) -> dict[str, Any] | None:
     """What was restored runs."""
     spec = spec_of(batch)
     revival.let_go(server, spec)
-    revival.clear(server, spec.id)
+    event = hooks.expected(server, spec.id)
+    revival.clear(server, spec.id)  # before the hook, which is run once at most
+    return _told(hooks.after(server, spec, event))
+
+
+def _told(hook: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if hook is None else {"hook": hook}
 
 
 def clone(server: Server, batch: Batch, payload: ClonePayload) -> None:
@@ -153,7 +159,10 @@ def back(server: Server, batch: Batch, payload: MovePayload) -> None:
 
 def arrive(server: Server, batch: Batch, payload: MovePayload) -> dict[str, Any] | None:
     """It belongs to this server now. One that came with its memory runs."""
-    return target.settle(server, spec_of(batch), payload.operation)
+    spec = spec_of(batch)
+    live = revival.images_of(server, spec.id).parent.is_dir()
+    found = target.settle(server, spec, payload.operation)
+    return found if found is None else found | (_told(hooks.after(server, spec, "migrate" if live else None)) or {})
 
 
 def clean(server: Server, batch: Batch, payload: MovePayload) -> None:

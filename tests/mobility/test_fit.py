@@ -94,8 +94,8 @@ def test_the_best_way_is_one_that_both_can() -> None:
     assert fit.methods(leaving(), place(methods=ALL | {"pre_copy": "no tracking"}))[0] == "pre_copy", "it is the source that tracks"
     late = place(methods=ALL | {"post_copy": "no userfaultfd"})
     assert fit.methods(no_tracking, late) == ["stop_copy"]
-    assert fit.why("stop_copy", no_tracking, late) == (
-        "memory travels while the container is frozen: pre-copy is not possible, since on server alpha no tracking; "
-        "post-copy is not possible, since on server beta no userfaultfd"
-    )
-    assert fit.methods(leaving(), place(methods={})) == []
+    said = fit.why(no_tracking, late)
+    assert said.endswith("; pre-copy is not possible: on server alpha no tracking; post-copy is not possible: on server beta no userfaultfd")
+    assert fit.methods(leaving(memory=10 * MIB), place()) == ["stop_copy", "pre_copy", "post_copy"], "as a move chooses"
+    assert "10M of memory is copied in the freeze" in fit.why(leaving(memory=10 * MIB), place())
+    assert fit.methods(leaving(), place(methods={})) == [] and fit.why(leaving(), place(methods={})) == ""

@@ -27,12 +27,12 @@ def test_a_check_before_a_move_says_how_it_would_be(pair: Platform) -> None:
     assert found["obstacles"] == [] and found["memory"] == answer(alpha, "container.usage", {"container": spec["id"], "drivers": spec["drivers"]})["memory"]
     fit = answer(beta, "move.fit", {"spec": spec, "facts": found["facts"]})
     assert [one["code"] for one in fit["mismatches"]] == ["image"], "it is fetched"
-    assert fit["methods"][0] == "pre_copy" and "alpha" in fit["why"]
+    assert fit["methods"][0] == "stop_copy" and fit["why"]
     back = answer(alpha, "move.fit", {"spec": spec, "facts": found["facts"]})
     assert "already_there" in [one["code"] for one in back["mismatches"]]
     assert answer(beta, "move.fit", {"spec": spec, "facts": {}})["methods"] == [], "of what does not run"
     told = pair.client.check_migrate("web", to="beta")
-    assert (told.possible, told.method, told.why) == (True, "pre_copy", fit["why"])
+    assert (told.possible, told.method, told.why) == (True, "stop_copy", fit["why"])
     pair.inside("web", "remember", "device /dev/net/tun")
     assert [one["code"] for one in answer(alpha, "checkpoint.examine", {"spec": spec})["obstacles"]] == ["device"]
     assert pair.client.container("web").state == "running"

@@ -27,7 +27,7 @@ from hostler.mobility.compat import HostFacts, Mismatch, compatibility
 from hostler.mobility.manifest import Manifest
 from hostler.mobility.reading import extract, read_manifest
 from hostler.mobility.shelf import Shelf
-from hostler.node.mobility import revival
+from hostler.node.mobility import hooks, revival
 from hostler.node.mobility.standstill import go_on, halt, hold_to_limits, read_still, stay, unhurried
 from hostler.node.verbs import Server
 
@@ -56,6 +56,7 @@ def create(server: Server, spec: ContainerSpec, operation: str, checkpoint: str,
             return dict(read_manifest(path).details)
         remove(server, spec, checkpoint, checkpoint)
     check(server, spec)
+    hooks.before(server, spec, "checkpoint" if keep else "suspend")
     draft = _draft(server, checkpoint)
     _drop(draft)
     draft.mkdir(parents=True, mode=0o700)
@@ -178,6 +179,7 @@ def restore(
             server.drivers.checkpoint().rename(images, renaming(manifest.container, spec))
         if rollback and manifest.volume_snapshot is not None:
             server.drivers.storage(spec.drivers.storage).rollback(spec.id, manifest.volume_snapshot)
+        hooks.expect(server, spec.id, "clone" if source is not None else "restore" if rollback else "resume")
     return revival.revive(server, spec, close_connections=close_connections)
 
 

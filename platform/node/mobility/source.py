@@ -24,7 +24,7 @@ from hostler.mobility import rounds
 from hostler.mobility.methods import Method, choose
 from hostler.node import points
 from hostler.node.journal import Journal
-from hostler.node.mobility import checkpoints
+from hostler.node.mobility import checkpoints, hooks
 from hostler.node.mobility.carrier import Carrier, Errand
 from hostler.node.mobility.checkpoints import Beside
 from hostler.node.mobility.moves import (
@@ -193,6 +193,7 @@ class Departure:
     # --- while the tenant waits
 
     def _move_live(self, control: Channel, volume: Channel) -> float:
+        hooks.before(self._server, self._spec, "migrate")
         with unhurried(self._server, self._spec):
             try:
                 halt(self._server, self._spec, self._operation)
