@@ -12,6 +12,13 @@ from hostler.cli.limit_options import limit_options, limits_of
 from hostler.cli.words import limits_in_words
 
 
+def _driver(word: str) -> tuple[str, str]:
+    group, equals, name = word.partition("=")
+    if not (group and equals and name):
+        raise click.BadParameter(f"{word!r} is not GROUP=NAME, such as net=routed", param_hint="--driver")
+    return group, name
+
+
 @click.group()
 def plan() -> None:
     """Plans: limits under a name."""
@@ -32,12 +39,14 @@ def list_plans(as_json: bool) -> None:
 @plan.command()
 @click.argument("name")
 @click.option("--description", default="")
+@click.option("--driver", "drivers", multiple=True, metavar="GROUP=NAME", help="Driver of its containers, such as net=routed; others are chosen.")
 @limit_options
 @output.json_option
-def create(name: str, description: str, as_json: bool, **options: Any) -> None:
+def create(name: str, description: str, drivers: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Make a plan. A limit that is left out is none."""
+    chosen = dict(_driver(word) for word in drivers)
     with connect() as client:
-        made = client.create_plan(name, limits_of(options), description=description)
+        made = client.create_plan(name, limits_of(options), description=description, drivers=chosen or None)
     if as_json:
         output.print_json(made)
     else:

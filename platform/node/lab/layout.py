@@ -257,6 +257,8 @@ def node_environment(lab: Lab, server: str, criu: Path | None) -> dict[str, str]
     size = pool_size(lab.machine)
     drivers = {
         "net:bridge": {"uplink": UPLINK},
+        "net:routed": {"uplink": UPLINK},
+        "net:vxlan": {"uplink": UPLINK, "peers": [lab.server_addresses(name)[0].partition("/")[0] for name in lab.servers]},
         "storage:btrfs": {"pool": str(state / "pool"), "file": str(state / "pool.btrfs"), "size": size},
     }
     values = {
