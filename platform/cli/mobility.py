@@ -53,7 +53,7 @@ def migrate(
 ) -> int:
     """Move a container to another server, as live as it can be."""
     if check:
-        return _check_migrate(name, to, allow_restart, as_json)
+        return _check_migrate(name, to, methods, allow_restart, as_json)
     with connect() as client:
         asked = client.migrate(name, to=to, methods=methods, allow_restart=allow_restart, drop_checkpoints=drop_checkpoints)
         conclude(client, asked, no_wait=no_wait, as_json=as_json)
@@ -102,11 +102,11 @@ def _check_suspend(name: str, as_json: bool) -> int:
     return 0 if found.possible else _cannot(f"{name} cannot be suspended as it is")
 
 
-def _check_migrate(name: str, to: str | None, allow_restart: bool, as_json: bool) -> int:
+def _check_migrate(name: str, to: str | None, methods: tuple[str, ...], allow_restart: bool, as_json: bool) -> int:
     from hostler.cli.mobility_words import migrate_check
 
     with connect() as client:
-        found = client.check_migrate(name, to=to, allow_restart=allow_restart)
+        found = client.check_migrate(name, to=to, methods=methods, allow_restart=allow_restart)
     if as_json:
         output.print_json(found)
     else:

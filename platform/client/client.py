@@ -193,9 +193,9 @@ class Client:
         body = {"to": to, "methods": list(methods), "allow_restart": allow_restart, "drop_checkpoints": drop_checkpoints}
         return self._change("POST", f"{_container(name)}/migrate", body)
 
-    def check_migrate(self, name: str, *, to: str | None = None, allow_restart: bool = False) -> api.MigrateCheck:
+    def check_migrate(self, name: str, *, to: str | None = None, methods: Iterable[str] = (), allow_restart: bool = False) -> api.MigrateCheck:
         """What a move would meet, and which it would be."""
-        query = {"to": to, "allow_restart": int(allow_restart)}
+        query = {"to": to, "methods": ",".join(methods) or None, "allow_restart": int(allow_restart)}
         return api.MigrateCheck.model_validate(self._http.request("GET", f"{_container(name)}/migrate", query=query))
 
     def checkpoint(self, name: str, *, label: str | None = None) -> api.OperationOut:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +45,8 @@ def check_suspend(panel: Panel, account: Account, name: str) -> SuspendCheck:
     return SuspendCheck(possible=not obstacles, obstacles=obstacles, memory=memory, frozen_ms=None if obstacles else forecast.frozen_ms("suspend", memory))
 
 
-def check_migrate(panel: Panel, account: Account, name: str, to: str | None, *, allow_restart: bool) -> MigrateCheck:
-    """What a move would meet, and which it would be. Raises as :func:`hostler.operations.moving.choose_route` does, in words."""
+def check_migrate(panel: Panel, account: Account, name: str, to: str | None, methods: Sequence[str], *, allow_restart: bool) -> MigrateCheck:
+    """What a move would meet, and which it would be; ``methods``: only these (empty: all). Raises as :func:`hostler.operations.moving.choose_route` does, in words."""
     place = _place(panel, account, name, to)
     running = place.state == State.RUNNING
     found = panel.broker.ask(place.source, "checkpoint.examine", {"spec": place.spec}) if running else {"obstacles": []}
@@ -56,7 +56,7 @@ def check_migrate(panel: Panel, account: Account, name: str, to: str | None, *, 
     mismatches = [*place.against, *(MismatchOut.model_validate(one) for one in fit["mismatches"])]
     memory, disk = int(found.get("memory", 0)), int(used.get("disk", 0))
     able = [method for method in fit.get("methods", ()) if method in mobility_steps.LIVE]
-    choice = choose(memory, mobility_steps.LIVE, able, able) if able else None
+    choice = choose(memory, methods or mobility_steps.LIVE, able, able) if able else None
     method = _method(place, obstacles, mismatches, choice, allow_restart)
     travels = disk if method in (None, "files", "restart") else memory + disk
     return MigrateCheck(

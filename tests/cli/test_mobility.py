@@ -34,6 +34,9 @@ def test_migrate_says_what_it_would_be_and_what_it_was(shell: Shell, world: Worl
     shell("create web --image busybox --plan small")
     little = shell("migrate web --to beta --check")
     assert re.search(r"^method +stop_copy: ", little.out, re.M) and "40M of memory is copied in the freeze as fast" in little.out
+    assert re.search(r"^why +it was asked for$", shell("migrate web --to beta --check --method post_copy").out, re.M)
+    impossible = shell("migrate web --to beta --check --method pre_copy")
+    assert impossible.status == 1 and re.search(r"^why +these servers have no method in common$", impossible.out, re.M)
     world.server.memory = 200 << 20
     check = shell("migrate web --to beta --check")
     assert check.status == 0, check.err

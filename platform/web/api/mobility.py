@@ -25,12 +25,16 @@ from hostler.web.panel import panel
 bp = APIBlueprint("mobility", __name__, tag="Mobility")
 
 
+_METHODS = r"^((pre_copy|post_copy|stop_copy)(,|$)){0,3}$"
+
+
 class TargetQuery(BaseModel):
     """Where it would move."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     to: str | None = Field(default=None, max_length=63, description="a server; left out: the best of the others")
+    methods: str = Field(default="", max_length=64, pattern=_METHODS, description="only these, with commas between; left out: all")
     allow_restart: bool = Field(default=False, description="whether it may be stopped, copied and started")
 
 
@@ -77,7 +81,8 @@ def migrate_container(name: str, json_data: MigrateIn) -> Response:
 @bp.output(MigrateCheck)
 def check_migrate(name: str, query_data: TargetQuery) -> Response:
     """What a move would meet, and which it would be; nothing is changed"""
-    return answer(preflight.check_migrate(panel(), caller().account, name, query_data.to, allow_restart=query_data.allow_restart))
+    methods = [method for method in query_data.methods.split(",") if method]
+    return answer(preflight.check_migrate(panel(), caller().account, name, query_data.to, methods, allow_restart=query_data.allow_restart))
 
 
 @bp.post("/containers/<name>/restore")
