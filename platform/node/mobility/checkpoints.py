@@ -10,9 +10,7 @@ import ipaddress
 import os
 import platform
 import shutil
-import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from itertools import zip_longest
@@ -20,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from hostler.contracts.checkpoint import DumpReport, Renaming
-from hostler.core.errors import Conflict, HostlerError, NotFound, Unsupported
+from hostler.core.errors import Conflict, HostlerError, Invalid, NotFound, Unsupported
 from hostler.core.specs import ContainerSpec
 from hostler.mobility import writing
 from hostler.mobility.compat import HostFacts, Mismatch, compatibility
+from hostler.mobility.frames import Source
 from hostler.mobility.manifest import Manifest
 from hostler.mobility.reading import extract, read_manifest
 from hostler.mobility.shelf import Shelf
 from hostler.node.mobility import hooks, revival
+from hostler.node.mobility.beside import Beside
 from hostler.node.mobility.standstill import go_on, halt, hold_to_limits, read_still, stay, unhurried
 from hostler.node.verbs import Server
 
@@ -56,6 +56,7 @@ def create(server: Server, spec: ContainerSpec, operation: str, checkpoint: str,
             return dict(read_manifest(path).details)
         remove(server, spec, checkpoint, checkpoint)
     check(server, spec)
+    server.key()  # one that cannot be read is told while nothing stands still
     hooks.before(server, spec, "checkpoint" if keep else "suspend")
     draft = _draft(server, checkpoint)
     _drop(draft)
@@ -84,7 +85,7 @@ def _create(server: Server, spec: ContainerSpec, operation: str, checkpoint: str
         "writer": server.drivers.checkpoint().writer, "memory": memory,
     }
     manifest = _manifest(server, spec, checkpoint, snapshot, details, keep=keep)
-    summary = shelf(server).write(manifest, writing.of_folder(draft), level=_LEVEL)
+    summary = shelf(server).write(manifest, writing.of_folder(draft), key=server.key(), level=_LEVEL)
     if not keep:
         stay(server, spec)
     return details | {"stored": summary.stored, "ms": round((time.monotonic() - began) * 1000, 1)}
@@ -103,31 +104,6 @@ def dump_and_snapshot(server: Server, spec: ContainerSpec, images: Path, snapsho
         if side is not None:
             side.join()
     return report, snapshot if able else None
-
-
-class Beside:
-    """Work in a thread of its own; what it raises is raised where it is waited for."""
-
-    def __init__(self, work: Callable[[], object]) -> None:
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._body, args=(work,), name="beside", daemon=True)
-        self._thread.start()
-
-    def _body(self, work: Callable[[], object]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            self._failure = error
-
-    def end(self) -> None:
-        """Wait for its end, whatever it is: something else has failed already."""
-        self._thread.join()
-
-    def join(self) -> None:
-        """Wait for its end."""
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
 
 
 def check(server: Server, spec: ContainerSpec) -> None:
@@ -170,11 +146,12 @@ def restore(
         path = shelf(server).path_of(checkpoint)
         if not path.exists():
             raise NotFound(f"checkpoint {checkpoint} is not on this server", hint="hostler checkpoint ls shows where it is")
-        manifest = read_manifest(path)
+        key = server.key()
+        manifest = read_manifest(path, key)
         _check_fits(server, spec, manifest, source)
         revival.clear(server, spec.id)
         images.parent.mkdir(parents=True, mode=0o700)
-        extract(path, images)
+        extract(path, images, key)
         if source is not None:
             server.drivers.checkpoint().rename(images, renaming(manifest.container, spec))
         if rollback and manifest.volume_snapshot is not None:
@@ -202,6 +179,19 @@ def renaming(original: ContainerSpec, clone: ContainerSpec) -> Renaming:
             theirs, ours = ([str(at.ip) for at in map(ipaddress.ip_interface, some) if at.version == family] for some in (link.addresses, own))
             addresses |= dict(zip_longest(theirs, ours[: len(theirs)], fillvalue=""))
     return Renaming(hostname=clone.name, addresses=addresses)
+
+
+def take_in(server: Server, stream: Source, limit: int) -> Manifest:
+    """Put a checkpoint's file on the shelf that comes from another server; whole or not at all. Raises as :meth:`Shelf.receive`, and
+    :class:`Invalid` for one that this server has no key to."""
+    key = server.key()
+    manifest = shelf(server).receive(stream, limit=limit, key=key)
+    if manifest.sealed and key is None:
+        shelf(server).remove(manifest.id)
+        raise Invalid(
+            f"checkpoint {manifest.id} is encrypted, and server {server.host.node} has no key", hint="give both servers the same key: HOSTLER_CHECKPOINT_KEY_FILE"
+        )
+    return manifest
 
 
 def misfits(server: Server, manifest: Manifest) -> list[Mismatch]:
