@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -78,4 +78,6 @@ class NodeSettings(PlatformSettings):
     capacity_disk: int | None = Field(default=None, gt=0, description="bytes of disk to give away; default the pool's size")
     node_wire_listen: str = Field(default="", description="address that other servers connect to, as host:port; empty: none can")
     node_wire_address: str = Field(default="", description="where they reach it, when that is another address")
+    checkpoint_key: SecretStr = Field(default=SecretStr(""), description="key that checkpoints are encrypted with: hex or base64 of 32 bytes; empty: none")
+    checkpoint_key_file: Path | None = Field(default=None, description="or a file that holds it, which only root may read")
     build_netns: str = Field(default="", description="path of a network namespace that reaches package mirrors, for image builds")

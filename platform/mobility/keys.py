@@ -86,6 +86,15 @@ def read_key(path: Path) -> Key:
     return _of_content(content, path)
 
 
+def key_of(text: str, path: Path | None) -> Key | None:
+    """The key that settings name, by itself or by its file; None where they name none. Raises :class:`Invalid` for both, and as the others do."""
+    if text and path is not None:
+        raise Invalid("a checkpoint key and a file of one are set", hint="set one of HOSTLER_CHECKPOINT_KEY and HOSTLER_CHECKPOINT_KEY_FILE")
+    if text:
+        return parse_key(text)
+    return read_key(path) if path is not None else None
+
+
 def _check_file(path: Path, about: os.stat_result) -> None:
     if not stat.S_ISREG(about.st_mode):
         raise Invalid(f"the checkpoint key {path} is no regular file", hint="name a file with 32 bytes, hex or base64")

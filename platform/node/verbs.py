@@ -15,6 +15,7 @@ from hostler.contracts.driver import Host
 from hostler.core.errors import HostlerError
 from hostler.core.messages import Batch
 from hostler.core.specs import ContainerSpec
+from hostler.mobility.keys import Key
 from hostler.node.archives import Archives
 from hostler.node.drivers import Drivers
 from hostler.node.journal import Journal
@@ -36,6 +37,9 @@ class Server:
     """What other servers connect to; none when no address was given for it, or it cannot be listened on."""
     journal: Journal | None = None
     """What the server has promised; none where nothing is ever moved."""
+    key: Callable[[], Key | None] = lambda: None
+    """The key that checkpoints are encrypted with, read anew each time; None where they are not. Raises for a key that cannot be read:
+    then no checkpoint is written, rather than a plain one."""
 
 
 class Payload(BaseModel):

@@ -14,12 +14,14 @@ from hostler.contracts.driver import Host
 from hostler.core.errors import HostlerError
 from hostler.core.messages import Heartbeat, Hello
 from hostler.core.names import new_id
+from hostler.mobility.keys import key_of
 from hostler.node import container_verbs, drivers, image_verbs, mobility_verbs, watch
 from hostler.node.archives import Archives
 from hostler.node.drivers import Drivers
 from hostler.node.facts import facts, memory_info, pool_space
 from hostler.node.here import this_host
 from hostler.node.journal import Journal, journal_file
+from hostler.node.mobility import checkpoints
 from hostler.node.runner import Runner
 from hostler.node.verbs import Server, Verb
 from hostler.node.wire.wire import Wire
@@ -66,7 +68,9 @@ class NodeSide:
             build_netns=settings.build_netns,
             wire=self.wire,
             journal=self.journal,
+            key=lambda: key_of(settings.checkpoint_key.get_secret_value(), settings.checkpoint_key_file),
         )
+        checkpoints.shelf(self.server).clean_drafts()
         self.broker = Broker(settings)
         self.runner = Runner(self.server, all_verbs(), self.journal, self.broker.report)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hostler.core.errors import Invalid, NotFound
-from hostler.mobility.keys import Key, parse_key, read_key
+from hostler.mobility.keys import Key, key_of, parse_key, read_key
 
 SECRET = bytes(range(200, 232))
 FORMS = {
@@ -96,3 +96,13 @@ def test_a_key_of_another_user_is_refused(tmp_path: Path) -> None:
     os.chown(path, 65534, 65534)
     with pytest.raises(Invalid, match="belongs to user 65534"):
         read_key(path)
+
+
+def test_settings_name_a_key_or_its_file_or_none_but_not_both(tmp_path: Path) -> None:
+    file = key_file(tmp_path, SECRET)
+    assert key_of("", None) is None
+    assert key_of(SECRET.hex(), None) == key_of("", file) == Key(SECRET)
+    with pytest.raises(Invalid, match="a checkpoint key and a file of one"):
+        key_of(SECRET.hex(), file)
+    with pytest.raises(NotFound):
+        key_of("", tmp_path / "none")

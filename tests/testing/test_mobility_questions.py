@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from hostler.core.errors import Invalid, NotFound
 from hostler.core.specs import ContainerSpec
+from hostler.mobility.keys import Key, key_of, parse_key
 from hostler.node.questions import answer
 from tests.testing.world import Platform
 
@@ -58,3 +62,40 @@ def test_checkpoints_are_listed_shown_and_verified(platform: Platform) -> None:
     assert "damaged" in entry["reason"]
     with pytest.raises(NotFound):
         answer(server, "checkpoint.inspect", {"checkpoint": "n0th1ng1"})
+
+
+def test_with_a_key_checkpoints_are_encrypted_and_only_that_key_opens_them(pair: Platform) -> None:
+    pair.done(pair.create("web"))
+    pair.inside("web", "remember", "the milk")
+    alpha, beta = (pair.servers[name].side.server for name in ("alpha", "beta"))
+    key, other = parse_key("0123456789abcdef" * 4), parse_key("fedcba9876543210" * 4)
+    alpha.key = lambda: key
+    pair.done(pair.client.suspend("web"))
+    (entry,) = answer(alpha, "checkpoint.list", {})["checkpoints"]
+    assert entry["encrypted"]
+    file = alpha.host.state_dir / "checkpoints" / f"{entry['id']}.checkpoint"
+    assert b"the milk" not in file.read_bytes() and b'"serve"' not in file.read_bytes(), "neither memory nor the process is to be read"
+    assert answer(alpha, "checkpoint.verify", {"checkpoint": entry["id"]})["parts"]
+    keys: list[Callable[[], Key | None]] = [lambda: None, lambda: other]
+    for wrong in keys:
+        alpha.key = wrong
+        failed = pair.failed(pair.client.resume("web"))
+        assert failed.error is not None and f"encrypted with key {key.id}" in failed.error.message
+        assert pair.client.container("web").state == "suspended"
+    alpha.key = lambda: key
+    failed = pair.failed(pair.client.migrate("web", to="beta"))
+    assert failed.error is not None and pair.client.container("web").node == "alpha"
+    assert answer(beta, "checkpoint.list", {})["checkpoints"] == [], "a server without the key does not keep it"
+    beta.key = lambda: key
+    pair.done(pair.client.migrate("web", to="beta"))
+    pair.done(pair.client.resume("web"))
+    assert pair.inside("web", "recall") == "the milk\n"
+
+
+def test_a_key_that_cannot_be_read_keeps_a_checkpoint_from_being_taken(platform: Platform, tmp_path: Path) -> None:
+    platform.done(platform.create("web"))
+    platform.server.side.server.key = lambda: key_of("", tmp_path / "none")
+    failed = platform.failed(platform.client.suspend("web"))
+    assert failed.error is not None and "there is no checkpoint key" in failed.error.message and failed.error.hint
+    assert platform.client.container("web").state == "running"
+    assert answer(platform.server.side.server, "checkpoint.list", {})["checkpoints"] == []

@@ -112,7 +112,7 @@ class Arrival:
             self._until(self._bulk)
         if start.checkpoint is not None:
             with channel.receive_stream() as stream:
-                checkpoints.shelf(self.server).receive(stream, limit=_IMAGES_AT_MOST)
+                checkpoints.take_in(self.server, stream, _IMAGES_AT_MOST)
         self._passing("volume")
         if not start.live:
             channel.send("ready", Ready())
