@@ -3,7 +3,7 @@
 * Its paused init waits for a byte that somebody writes to ``exec.fifo``, which is all that ``crun start`` does.
 * It refuses to run where version 2 is mounted beside version 1 (``/sys/fs/cgroup/unified``), and takes paths of version 1 from the
   top of each hierarchy, wherever it is itself. So there it is started in the container's cgroups, with that mount hidden and its own
-  handling of cgroups off; what it would have done to them is written here, which is the list of devices.
+  handling of cgroups off; what it would have done to them is the list of devices, which is ours to write anyway.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from hostler.contracts.limits import Cgroup
 from hostler.core.errors import HostFailure
 from hostler.host import cgroups
 from hostler.host.pidfd import Identity
-from hostler_plugins.ns import bundle
 from hostler_plugins.ns.oci import Oci
 
 _HYBRID = "/sys/fs/cgroup/unified"
@@ -54,14 +53,6 @@ class Crun(Oci):
             with contextlib.closing(os.fdopen(handle, "wb", buffering=0)) as fifo, contextlib.suppress(BrokenPipeError):
                 fifo.write(b"x")
         gate.unlink(missing_ok=True)
-
-    def _hold_devices(self, cgroup: Cgroup) -> None:
-        folder = cgroup.parents.get("devices")
-        if folder is None:
-            return
-        cgroups.write(Path(folder), "devices.deny", "a")
-        for major, minor in bundle.DEVICES:
-            cgroups.write(Path(folder), "devices.allow", f"c {major}:{'*' if minor is None else minor} rw")
 
 
 def _inside(folders: Iterable[str | Path]) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hostler.core.specs import ContainerSpec, IdRange
-from hostler.host import cgroups, netns
+from hostler.host import cgroups, devices, netns
 from hostler.host.mountinfo import Mount
 from hostler_plugins.ns import bundle
 
@@ -91,11 +91,16 @@ def launch_words(launch: list[str], sources: Mapping[str, Path], folders: Mappin
     return [*words, "--own-cgroups"]
 
 
-def hold_devices(folder: Path) -> None:
-    """Cgroup version 1: allow what :mod:`bundle` lists and no other device."""
-    cgroups.write(folder, "devices.deny", "a")
-    for major, minor in bundle.DEVICES:
-        cgroups.write(folder, "devices.allow", f"c {major}:{'*' if minor is None else minor} rw")
+def hold_devices(folders: Mapping[str, str]) -> None:
+    """Allow a container, by its cgroups, what :mod:`bundle` lists and no other device. Both a created one, since runtimes always allow
+    /dev/net/tun and making any node besides, and a restored one, of which they know nothing."""
+    if "devices" in folders:
+        folder = Path(folders["devices"])
+        cgroups.write(folder, "devices.deny", "a")
+        for major, minor in bundle.DEVICES:
+            cgroups.write(folder, "devices.allow", f"c {major}:{'*' if minor is None else minor} rw")
+    elif cgroups.UNIFIED in folders:
+        devices.hold(Path(folders[cgroups.UNIFIED]), bundle.DEVICES)
 
 
 def furnish(pid: int, ids: IdRange) -> None:

@@ -28,14 +28,13 @@ from hostler.contracts.driver import Host, Item, Lack, Probe
 from hostler.contracts.limits import Cgroup
 from hostler.contracts.ns import Ns, NsCapabilities, Sandbox
 from hostler.contracts.storage import IdmapMount, OverlayMount, RootPlan
-from hostler.core.errors import Conflict, HostFailure, Invalid, NotFound
+from hostler.core.errors import Conflict, HostFailure, NotFound
 from hostler.core.specs import ContainerSpec, ExecResult, ExecSpec, IdRange
-from hostler.core.units import format_size
 from hostler.host import cgroups, freezer, guest, lxcfs, mountinfo, seccomp
 from hostler.host.failures import explained
 from hostler.host.pidfd import Identity, ended
 from hostler.host.process import run
-from hostler_plugins.ns import bundle, landing
+from hostler_plugins.ns import bundle, failures, landing
 from hostler_plugins.ns.command import Command
 
 #: Seconds that the runtime may take to make a container on a very busy server.
@@ -136,7 +135,7 @@ class Oci(Ns):
                     return self._create(spec, root, cgroup)
             except BaseException as error:
                 self._destroy(spec.id)
-                if not _is_in_the_way(error) or attempt == _TRIES - 1:
+                if not failures.is_in_the_way(error) or attempt == _TRIES - 1:
                     raise
             time.sleep(_PAUSE)
         raise AssertionError("unreachable")
@@ -268,10 +267,6 @@ class Oci(Ns):
     def _open_gate(self, gate: Path, init: Identity) -> None:
         """Let a created init run; it runs already when ``gate`` is gone. Raises :class:`HostFailure` when it ends instead."""
 
-    @abstractmethod
-    def _hold_devices(self, cgroup: Cgroup) -> None:
-        """Before init runs: allow the container what :mod:`bundle` lists and no other device, as far as the runtime did not."""
-
     # -- how
 
     @property
@@ -313,8 +308,8 @@ class Oci(Ns):
         self._run_create(spec, root, cgroup, folder)
         init = Identity.of(int((folder / "pid").read_text()))
         if init is None:
-            raise HostFailure("the container's init ended before it was started", hint=_last_words(folder))
-        self._hold_devices(cgroup)
+            raise HostFailure("the container's init ended before it was started", hint=failures.last_words(folder))
+        landing.hold_devices(cgroup.parents)
         lxcfs.offer(self.host, init)
         record = guest.InitRecord(pid=init.pid, started_at=init.started_at, cgroups=cgroup.parents, driver=self.name)
         guest.write_init(self.host, spec.id, record)
@@ -331,8 +326,7 @@ class Oci(Ns):
         (folder / "config.json").write_text(json.dumps(self._config(spec, inside, cgroup)))
         nothing = self.folder / landing.NOTHING
         nothing.mkdir(mode=0o555, exist_ok=True)
-        if "devices" in cgroup.parents:
-            landing.hold_devices(Path(cgroup.parents["devices"]))
+        landing.hold_devices(cgroup.parents)
         return Landing(
             container=spec.id,
             words=landing.launch_words(
@@ -370,10 +364,11 @@ class Oci(Ns):
         words += ["create", "--bundle", str(folder), "--pid-file", str(folder / "pid"), spec.id]
         # The paused init holds these two until it runs, so they are no pipes that somebody must wait for.
         # Nor are they the host's /dev/null: crun makes the container's root the owner of what it is given, who could then close it to everybody.
+        killed = failures.killed_for_memory(cgroup)
         with (folder / "stderr").open("wb") as said, (folder / "nothing").open("w+b") as nothing:
             result = run(words, timeout=CREATE_TIMEOUT, check=False, stdin=nothing, stdout=nothing, stderr=said)
         if result.returncode != 0:
-            raise _creation_failure(spec, cgroup, _last_words(folder))
+            raise failures.of_creation(spec, failures.words(folder), killed=failures.killed_for_memory(cgroup) > killed)
 
     def _destroy(self, container: str) -> None:
         """Kill and remove all that there may be of a sandbox, in whatever state a crash has left it."""
@@ -462,34 +457,3 @@ def _mounts(root: RootPlan) -> list[str]:
             case OverlayMount():
                 words += ["--overlay", ":".join(mount.lower), mount.upper, mount.work, mount.target]
     return words
-
-
-def _last_words(folder: Path) -> str:
-    """What the runtime said last, wherever it said it."""
-    said = " ".join((folder / "stderr").read_text(errors="replace").split()) if (folder / "stderr").exists() else ""
-    return said[-600:] or _messages(folder / "log")[-600:]
-
-
-def _messages(log: Path) -> str:
-    """The errors in a runtime's log of one JSON object a line; empty without any."""
-    found = []
-    for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
-        entry = json.loads(line) if line.startswith("{") else {"level": "error", "msg": line}
-        if entry.get("level") in ("error", "fatal"):
-            found.append(str(entry.get("msg", "")))
-    return " ".join(found)
-
-
-def _is_in_the_way(error: BaseException) -> bool:
-    """Whether the runtime of a worker that was killed in the middle wrote its state just after it was cleaned away: it is dying too."""
-    return isinstance(error, HostFailure) and error.stable_code == "runtime_failed" and "exists" in error.message
-
-
-def _creation_failure(spec: ContainerSpec, cgroup: Cgroup, words: str) -> HostFailure | Invalid:
-    if spec.limits.memory is not None and ("OOM-killed" in words or cgroups.oom_kills(cgroup.parents)):
-        return Invalid(
-            f"a memory limit of {format_size(spec.limits.memory)} is too small for a container to start",
-            hint="give it more memory: 16M is enough for a shell", code="memory_too_small",
-        )
-    return HostFailure(f"the container's sandbox could not be made: {words or 'no message'}", code="runtime_failed",
-                       hint="run `hostler doctor` on this server: it lists what is missing")

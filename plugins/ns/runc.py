@@ -44,13 +44,6 @@ class Runc(Oci):
             os.close(handle)
         gate.unlink(missing_ok=True)
 
-    def _hold_devices(self, cgroup: Cgroup) -> None:
-        """runc allows /dev/net/tun and making any node, whatever the configuration says. Nobody needs either."""
-        devices = cgroup.parents.get("devices")
-        if devices is not None:
-            for rule in ("c 10:200 rwm", "c *:* m", "b *:* m"):
-                cgroups.write(Path(devices), "devices.deny", rule)
-
 
 def _byte_came(fifo: int) -> bool:
     poll = select.poll()

@@ -18,6 +18,7 @@ from hostler.core.limits import Limits
 from hostler.core.specs import ExecSpec
 from hostler.host import cgroups, guest, mountinfo
 from hostler.host.pidfd import Identity
+from hostler_plugins.ns.runc import Runc
 from tests.plugins.ns.world import World
 
 pytestmark = pytest.mark.lab
@@ -222,6 +223,19 @@ def test_too_little_memory_says_so(world: World) -> None:
     folder = world.folder(spec, "memory")
     cgroups.write(folder, "memory.limit_in_bytes" if (folder / "memory.limit_in_bytes").exists() else "memory.max", str(256 << 10))
     with pytest.raises(Invalid, match="memory limit of 4M is too small"):
+        world.ns.create(spec, world.root_plan(spec), cgroup)
+    assert world.limits.processes(spec.id) == []
+
+
+def test_too_few_processes_say_so(world: World) -> None:
+    """runc's init has a few threads before it becomes the container's; crun's has none."""
+    spec = world.spec("sleep", "1000", limits=Limits(memory=64 << 20, pids=4))
+    cgroup = world.limits.create(spec.id, spec.limits)
+    cgroups.write(world.folder(spec, "pids"), "pids.max", "3")
+    if world.driver is not Runc:
+        assert world.ns.create(spec, world.root_plan(spec), cgroup).state == "created"
+        return
+    with pytest.raises(Invalid, match="limit of 4 processes is too small"):
         world.ns.create(spec, world.root_plan(spec), cgroup)
     assert world.limits.processes(spec.id) == []
 
