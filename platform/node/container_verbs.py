@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from hostler.contracts.driver import Host
 from hostler.core.errors import Invalid
 from hostler.core.limits import Limits
 from hostler.core.messages import Batch
@@ -62,10 +63,10 @@ def remember(server: Server, spec: ContainerSpec) -> None:
     os.replace(temporary, folder / "spec.json")
 
 
-def remembered(server: Server, container: str) -> ContainerSpec | None:
+def remembered(host: Host, container: str) -> ContainerSpec | None:
     """The spec that :func:`remember` kept, or None."""
     try:
-        return ContainerSpec.model_validate_json((server.host.container_dir(container) / "spec.json").read_text())
+        return ContainerSpec.model_validate_json((host.container_dir(container) / "spec.json").read_text())
     except FileNotFoundError:
         return None
 

@@ -1,7 +1,8 @@
 """Lets containers go on whose standstill nobody answers for any more. A thread of the node's watch.
 
 The worker that froze a container may be killed before it lets it go on or hands it over; a new one takes seconds to come, and the tenant
-waits. So the watch, which is another process, sees the worker end by its pidfd, and ends the standstill with the same two drivers.
+waits. So the watch, which is another process, sees the worker end by its pidfd, and ends the standstill with the same two drivers. These it loads
+when a container is about to leave (:func:`leaving`), so that the time for it is not the tenant's.
 """
 
 from __future__ import annotations
@@ -11,25 +12,28 @@ import queue
 import select
 import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from typing import cast
 from urllib.parse import quote
 
 import structlog
 
-from hostler.contracts.driver import Host
+from hostler.contracts.driver import Driver, Host
 from hostler.contracts.net import Net
 from hostler.contracts.ns import Ns
 from hostler.core.errors import HostlerError
 from hostler.host import pidfd
 from hostler.host.pidfd import Identity
 from hostler.node import journal
+from hostler.node.container_verbs import remembered
 from hostler.node.drivers import load_one
 from hostler.node.mobility import standstill
 from hostler.node.mobility.standstill import Still
 
 log = structlog.get_logger()
 
+Load = Callable[[str, str], Driver]
 #: Seconds until what could not be done is tried again.
 _RETRY = 0.25
 
@@ -43,13 +47,14 @@ class Guard(threading.Thread):
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._workers: dict[int, tuple[Identity, set[str]]] = {}
         self._due: set[str] = set()
+        self._loaded: dict[tuple[str, str], Driver] = {}
         self._poll = select.poll()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = threading.Event()
 
     def look(self, container: str) -> None:
-        """A standstill may have begun."""
-        if standstill.still_file(self._host, container).exists():
+        """A standstill may have begun, or be near."""
+        if standstill.still_file(self._host, container).exists() or standstill.leaving(self._host, container).exists():
             self._news.put(container)
             os.eventfd_write(self._wake, 1)
 
@@ -78,7 +83,12 @@ class Guard(threading.Thread):
         """Remember who answers for a container."""
         still = _read(self._host, container)
         if still is None or still.on_disk:
+            self._expect(container)
             return
+        self._answers(container, still)
+        self._make_ready(still.ns, still.net)
+
+    def _answers(self, container: str, still: Still) -> None:
         for worker, containers in self._workers.values():
             if worker == still.worker:
                 containers.add(container)
@@ -90,6 +100,30 @@ class Guard(threading.Thread):
         self._workers[handle] = (still.worker, {container})
         self._poll.register(handle, select.POLLIN)
 
+    def _expect(self, container: str) -> None:
+        """It will soon stand still."""
+        try:
+            spec = remembered(self._host, container)
+        except ValueError as error:
+            log.error("unreadable spec", container=container, error=str(error))
+            return
+        if spec is not None:
+            self._make_ready(spec.drivers.ns, spec.drivers.net if spec.links else "")
+
+    def _make_ready(self, ns: str, net: str) -> None:
+        try:
+            self._load("ns", ns)
+            if net:
+                can = cast(Net, self._load("net", net)).capabilities  # which a driver may have to try out
+                log.debug("ready to end a standstill", ns=ns, net=net, hold=can.hold)
+        except HostlerError as error:
+            log.error("a driver that may be needed cannot be loaded", error=error.message)
+
+    def _load(self, group: str, name: str) -> Driver:
+        if (group, name) not in self._loaded:
+            self._loaded[group, name] = load_one(self._host, group, name)
+        return self._loaded[group, name]
+
     def _worker_ended(self, handle: int) -> None:
         self._poll.unregister(handle)
         os.close(handle)
@@ -98,25 +132,26 @@ class Guard(threading.Thread):
     def _settle(self, container: str) -> bool:
         """Whether nothing is left to do about it."""
         try:
-            if settle(self._host, container):
+            if settle(self._host, container, self._load):
                 log.warning("the worker died over a container at a standstill: it goes on", container=container)
-        except (HostlerError, OSError, sqlite3.Error) as error:
+        except Exception as error:  # an outer edge: whatever a driver raises, the next try may fare better, and others wait too
             log.error("a container at a standstill cannot go on yet", container=container, error=str(error))
             return False
         return True
 
 
-def settle(host: Host, container: str) -> bool:
+def settle(host: Host, container: str, load: Load) -> bool:
     """Let a container go on, if it stands still, the worker that answers for it is dead, and it is this server's to run; whether that was so.
 
-    Raises what the drivers raise, and :class:`sqlite3.Error` when it cannot be known whose the container is: then nothing is done.
+    ``load`` gives a driver by group and name. Raises what the drivers raise, and :class:`sqlite3.Error` when it cannot be known whose the
+    container is: then nothing is done.
     """
     with standstill.alone(host, container):
         still = _read(host, container)
         if still is None or still.on_disk or _lives(still.worker) or _handed_over(host, container) == still.operation:
             return False
-        net = cast(Net, load_one(host, "net", still.net)) if still.net else None
-        standstill.set_going(host, container, cast(Ns, load_one(host, "ns", still.ns)), net)
+        net = cast(Net, load("net", still.net)) if still.net else None
+        standstill.set_going(host, container, cast(Ns, load("ns", still.ns)), net)
         return True
 
 

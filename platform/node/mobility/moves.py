@@ -31,7 +31,7 @@ PATIENCE = 60.0
 #: Seconds between two rounds of a pre-copy, each of which copies memory while the container runs.
 ROUND_PATIENCE = 900.0
 #: Seconds between two signs of life of T while it restores, and without one until S gives up: its tenant waits.
-SIGN_OF_LIFE, SILENCE = 0.2, 0.9
+SIGN_OF_LIFE, SILENCE = 0.15, 0.75
 #: Seconds after which, with the tenant waiting, S takes a wire for cut on which nothing that it sends is acknowledged.
 NOTICE = 0.6
 #: Seconds that a restore may take at most.

@@ -40,7 +40,7 @@ from hostler.node.mobility.moves import (
     Running,
     Start,
 )
-from hostler.node.mobility.standstill import go_on, halt, hold_to_limits, still_file, unhurried
+from hostler.node.mobility.standstill import go_on, halt, hold_to_limits, leaving, still_file, unhurried
 from hostler.node.verbs import Server
 from hostler.node.wire.channel import Channel
 from hostler.node.wire.tickets import Ticket
@@ -85,6 +85,7 @@ class Departure:
         if live:
             checkpoints.check(self._server, self._spec)
         self._draft.mkdir(parents=True, mode=0o700)
+        self._server.nudge(self._spec.id)  # the watch gets ready: should this worker die, it lets the container go on
         try:
             with self._channel(CONTROL) as control, self._channel(VOLUME) as volume:
                 return self._move(control, volume, self._choose(allowed) if live else None, checkpoint)
@@ -323,6 +324,7 @@ def leave(
         raise Conflict(f"server {server.host.node} has no wire", hint="hostler doctor on the server tells why", code="no_wire")
     if _journal(server).handed_over(spec.id) == operation:
         kill_all(server, spec)
+        _tidy(server, spec, operation)
         return {"method": "live" if allowed else "files", "why": "it was handed over before this server's worker was restarted", "frozen_ms": None,
                 "bytes": 0, "phases": {}, "rounds": []}
     if _folder(server, spec).is_dir():
@@ -332,8 +334,8 @@ def leave(
 
 
 def _folder(server: Server, spec: ContainerSpec) -> Path:
-    """Where a move keeps what it has yet to send. It is there from the first step to the end: found at the beginning, it tells of a crash."""
-    return server.host.state_dir / "revivals" / f"move-{spec.id}"
+    """Found at the beginning of a move, it tells of a crash."""
+    return leaving(server.host, spec.id)
 
 
 def come_back(server: Server, spec: ContainerSpec, operation: str) -> None:

@@ -48,6 +48,11 @@ def still_file(host: Host, container: str) -> Path:
     return host.container_dir(container) / "still.json"
 
 
+def leaving(host: Host, container: str) -> Path:
+    """The folder in which a move away from here keeps what it has yet to send. There from its first step to its end."""
+    return host.state_dir / "revivals" / f"move-{container}"
+
+
 def read_still(host: Host, container: str) -> Still | None:
     """Who holds a container at a standstill; None when nobody does."""
     try:

@@ -50,10 +50,14 @@ def tune(connection: socket.socket) -> None:
 def _lost(connection: socket.socket, silence: float) -> bool:
     """Whether what was sent, or the question for a closed window, was repeated and stayed unanswered for ``silence`` seconds.
 
-    The kernel repeats after 0.2 s, 0.4 s more, 0.8 s more … (its shortest retransmission time-out, doubled).
+    The kernel repeats after 0.2 s, 0.4 s more, 0.8 s more … (its shortest retransmission time-out, doubled). The time of the last
+    acknowledgement alone would not do: one that is cut off in one direction still hears the other side, who acknowledges old things with all it says.
     """
     fields = _TCP_INFO.unpack(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
-    retransmits, probes, last_ack_ms = fields[2], fields[3], fields[-1]
+    retransmits, probes, timeout_us, last_ack_ms = fields[2], fields[3], fields[8], fields[-1]
+    repeated_for_us = timeout_us * (1 - 0.5**retransmits)
+    if retransmits >= _TRIES and repeated_for_us >= silence * 1e6:
+        return True
     return bool(max(retransmits, probes) >= _TRIES and last_ack_ms > silence * 1000)
 
 

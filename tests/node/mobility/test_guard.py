@@ -84,6 +84,10 @@ def frozen_by(world: World, spec: ContainerSpec, *words: str) -> Iterator[subpro
         worker.communicate()
 
 
+def settle(world: World, container: str) -> bool:
+    return guard.settle(world.host, container, lambda group, name: drivers.load_one(world.host, group, name))
+
+
 def goes_on(world: World, spec: ContainerSpec) -> bool:
     """Whether its processes run."""
     file = world.root_of(spec) / "count"
@@ -111,7 +115,7 @@ def test_a_living_worker_is_left_alone(world: World) -> None:
     with watching(world, Heard()), frozen_by(world, spec):
         time.sleep(1.1)
         assert not goes_on(world, spec)
-        assert guard.settle(world.host, spec.id) is False
+        assert settle(world, spec.id) is False
 
 
 def test_a_watch_that_starts_later_does_it_too(world: World) -> None:
@@ -141,7 +145,7 @@ def test_a_hand_over_of_another_operation_is_none(world: World) -> None:
     spec = counting(world)
     with frozen_by(world, spec, "hand-over-earlier"):
         pass
-    assert guard.settle(world.host, spec.id) is True
+    assert settle(world, spec.id) is True
     assert goes_on(world, spec)
 
 
@@ -166,7 +170,7 @@ def test_worker_and_watch_may_both_act(world: World) -> None:
     with frozen_by(world, spec):
         pass
     standstill.go_on(server, spec)
-    assert guard.settle(world.host, spec.id) is False
+    assert settle(world, spec.id) is False
     standstill.go_on(server, spec)
     assert goes_on(world, spec)
 
@@ -177,13 +181,13 @@ def test_a_new_standstill_is_not_ended_for_the_old_workers_sake(world: World) ->
     with frozen_by(world, spec):
         pass
     standstill.halt(server_of(world.host), spec, "another")
-    assert guard.settle(world.host, spec.id) is False
+    assert settle(world, spec.id) is False
     assert not goes_on(world, spec)
     standstill.go_on(server_of(world.host), spec)
 
 
 def test_a_container_that_is_gone_has_no_standstill(world: World) -> None:
-    assert guard.settle(world.host, new_id()) is False
+    assert settle(world, new_id()) is False
 
 
 def test_a_pid_that_is_somebody_elses_now_answers_for_nothing(world: World) -> None:
@@ -194,5 +198,5 @@ def test_a_pid_that_is_somebody_elses_now_answers_for_nothing(world: World) -> N
     file = standstill.still_file(world.host, spec.id)
     file.write_text(still.model_copy(update={"started_at": still.started_at - 1}).model_dump_json())
     assert Identity(still.pid, still.started_at).alive()
-    assert guard.settle(world.host, spec.id) is True
+    assert settle(world, spec.id) is True
     assert goes_on(world, spec)
