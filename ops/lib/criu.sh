@@ -1,10 +1,10 @@
 # shellcheck shell=bash
 # A CRIU new enough for today's kernels, without touching the distribution's own libraries. Sourced by ops/install.
 #
-# Older ones fail on kernels ≥ 6.16 (3.17 on the vDSO, 4.1 on SO_PASSCRED of TCP sockets). Where the distribution's
-# is too old, Debian unstable's is unpacked beside the checkout with its own libraries and run through its own ld.so.
+# Kernels from 6.16 on need 4.2 (3.17 fails on their vDSO, 4.1 on SO_PASSCRED of TCP sockets), older ones do with 4.0: hostler.host.criu
+# has the same rule. Where the distribution's is too old, Debian unstable's is unpacked beside the checkout with its own libraries
+# and run through its own ld.so.
 
-CRIU_WANTED=4.2
 CRIU_TREE=$CHECKOUT/.tools/criu
 CRIU_WRAPPER=$CRIU_TREE/bin/criu
 # Left by a try that failed; for a day it is not repeated, or each ops/up would wait for a mirror that is down.
@@ -13,8 +13,11 @@ CRIU_FAILED=$CHECKOUT/.tools/criu.failed
 # criu_version PROGRAM: such as 4.2.1; nothing when it does not run.
 criu_version() { "$1" --version 2>/dev/null | sed -n 's/^Version: *//p'; }
 
-# new_enough VERSION
-new_enough() { [ -n "$1" ] && printf '%s\n' "$CRIU_WANTED" "$1" | sort -CV; }
+# criu_wanted [KERNEL]: the oldest that works there; the kernel that runs unless another is named.
+criu_wanted() { if printf '%s\n' 6.16 "${1:-$(uname -r)}" | sort -CV; then echo 4.2; else echo 4.0; fi; }
+
+# new_enough VERSION [KERNEL]
+new_enough() { [ -n "$1" ] && printf '%s\n' "$(criu_wanted "${2:-}")" "$1" | sort -CV; }
 
 # debian_mirror: address of the machine's own configured Debian archive.
 debian_mirror() {
@@ -64,6 +67,6 @@ ensure_criu() {
   fi
   rm -rf "$CRIU_TREE.new"
   touch "$CRIU_FAILED"
-  say "  no CRIU ≥ $CRIU_WANTED could be had: containers run, but cannot be suspended to disk or moved while they run"
+  say "  no CRIU ≥ $(criu_wanted) could be had: containers run, but cannot be suspended to disk or moved while they run"
   say "  (tried again after a day, or once $CRIU_FAILED is removed)"
 }

@@ -1,4 +1,4 @@
-"""Driver ``criu``: checkpoints by CRIU 4.2 and newer (https://criu.org), run directly.
+"""Driver ``criu``: checkpoints by CRIU (https://criu.org), run directly. Which version the kernel needs: :mod:`hostler.host.criu`.
 
 No OCI runtime takes part: a runtime's own checkpoint costs its start twice and knows neither how to hold a restored
 container nor how to leave a dumped one frozen. Where the time goes, and why the options are what they are: :mod:`hostler_plugins.checkpoint.words`.
@@ -32,6 +32,7 @@ from hostler.contracts.checkpoint import (
 from hostler.contracts.driver import Host, Item, Lack, Probe
 from hostler.core.errors import Conflict, HostFailure, HostlerError, NoRoom
 from hostler.host import freezer, mounts
+from hostler.host.criu import oldest, too_old
 from hostler.host.pidfd import Identity
 from hostler.host.process import Result, run
 from hostler_plugins.checkpoint import obstacles, post_copy, reasons, words
@@ -43,7 +44,6 @@ from hostler_plugins.checkpoint.userns import rehome
 _TIMEOUT = 600
 #: Seconds until a CRIU that was told to give up has.
 _GIVING_UP = 10
-_WANTED = (4, 2)
 _WORK = "work"
 _PIPES, _PIPE_WANTED = Path("/proc/sys/fs/pipe-max-size"), 4 << 20
 _UFFD = Path("/proc/sys/vm/unprivileged_userfaultfd")
@@ -72,8 +72,9 @@ class Criu(Checkpoint):
         if self._program() is None:
             return Probe(lacks=[Lack(what="the program criu", remedy="ops/install brings one", blocks=True)])
         version = self._version()
-        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _WANTED:
-            return Probe(lacks=[Lack(what=f"CRIU {version} is too old", remedy="ops/install brings 4.2 or newer", blocks=True)])
+        kernel = os.uname().release
+        if too_old(version, kernel):
+            return Probe(lacks=[Lack(what=f"CRIU {version} is too old for kernel {kernel}", remedy=f"ops/install brings {oldest(kernel)} or newer", blocks=True)])
         offers, lacks = [f"CRIU {version}", "open TCP connections"], []
         for program in ("hostler-launch", "hostler-hook"):
             if not (self.host.libexec / program).exists():

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from hostler.core.messages import DriverFact
 from hostler.core.units import GIB, MIB, format_size
+from hostler.host import criu
 from hostler.node.doctor.facts import CRIU_FEATURES, HELPERS, HostFacts
 from hostler.node.doctor.findings import Finding, Status
 
 #: mount_setattr(2) shifts ids since 5.12; on btrfs since 5.15.
 OLDEST_KERNEL = (5, 15)
-OLDEST_CRIU = (4, 2)
 OLDEST_RUNC = (1, 1)
 OLDEST_REDIS = (6, 2)
 NAMESPACES = ("pid", "net", "mnt", "ipc", "uts", "user", "cgroup")
@@ -34,12 +33,6 @@ _CAPABILITIES = {
     ),
     40: ("CAP_CHECKPOINT_RESTORE", False, "a restore cannot choose pids without CAP_SYS_ADMIN"),
 }
-
-
-def version(text: str) -> tuple[int, ...]:
-    """``6.18.0-rc1`` → (6, 18, 0); empty for what is none."""
-    match = re.match(r"\d+(?:\.\d+)*", text)
-    return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def judge(facts: HostFacts) -> list[Finding]:
@@ -64,7 +57,7 @@ def _finding(area: str, what: str, well: bool, detail: str, remedy: str, *, othe
 
 
 def _kernel(facts: HostFacts) -> Iterator[Finding]:
-    new_enough = version(facts.kernel) >= OLDEST_KERNEL
+    new_enough = criu.numbers(facts.kernel) >= OLDEST_KERNEL
     wanted = ".".join(map(str, OLDEST_KERNEL))
     yield _finding("kernel", "version", new_enough, facts.kernel, f"boot a kernel of {wanted} or newer")
     yield _finding("kernel", "id-mapped mounts", new_enough, "since 5.15 on btrfs", f"boot a kernel of {wanted} or newer", lack=f"{facts.kernel} cannot shift ids on btrfs")
@@ -112,7 +105,7 @@ def _programs(facts: HostFacts) -> Iterator[Finding]:
     for name, oldest in (("runc", OLDEST_RUNC), ("redis-server", OLDEST_REDIS)):
         found = facts.programs.get(name, "")
         lack = f"{found} is older than {'.'.join(map(str, oldest))}" if found else "not installed"
-        yield _finding("programs", name, version(found) >= oldest, found, "ops/install brings it", lack=lack)
+        yield _finding("programs", name, criu.numbers(found) >= oldest, found, "ops/install brings it", lack=lack)
     needs = {
         "mkfs.btrfs": "no pool can be made in a file",
         "mmdebstrap": "no Debian images can be built",
@@ -128,11 +121,10 @@ def _programs(facts: HostFacts) -> Iterator[Finding]:
 
 
 def _checkpoints(facts: HostFacts) -> Iterator[Finding]:
-    wanted = ".".join(map(str, OLDEST_CRIU))
     without = "containers cannot be suspended to disk or moved while they run"
-    lack = f"{facts.criu_version} is older than {wanted} and fails on newer kernels: {without}" if facts.criu_version else f"not installed: {without}"
+    lack = f"{facts.criu_version} is older than {criu.oldest(facts.kernel)}, which kernel {facts.kernel} needs: {without}" if facts.criu_version else f"not installed: {without}"
     yield _finding(
-        "checkpoints", "criu", version(facts.criu_version) >= OLDEST_CRIU, facts.criu_version, "ops/install brings one, from the machine's own Debian mirror", otherwise=Status.LACKS, lack=lack
+        "checkpoints", "criu", not criu.too_old(facts.criu_version, facts.kernel), facts.criu_version, "ops/install brings one, from the machine's own Debian mirror", otherwise=Status.LACKS, lack=lack
     )
     if not facts.criu_features:
         return
