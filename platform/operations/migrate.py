@@ -96,7 +96,7 @@ class Migrate(Kind):
         told = error.model_dump(mode="json")
         if mobility_steps.handed_over(steps):
             moving.arrived(session, op, container)
-            hint = f"it is on {op.args['chosen']} now; start it there if it does not run"
+            hint = f"it belongs to server {op.args['chosen']} now: hostler restart {container.name} brings it up anew there"
             container.state, container.error = State.ERROR, told | {"hint": f"{error.hint}; {hint}".lstrip("; ")}
             op.result = moving.report(op, steps)
             ask_to_reap(session, op, op.args["from"], "the move ended before its source was cleaned up")

@@ -238,3 +238,23 @@ def test_the_file_of_a_suspended_containers_memory_is_where_the_container_is_and
     assert [item for item in beta.inventory() if item.kind != "image"] == []
     pair.done(pair.client.resume("web"))
     assert pair.inside("web", "recall") == "the milk\n" and files(alpha) == []
+
+
+def test_a_target_that_fails_to_let_run_what_it_was_handed_keeps_it_and_brings_it_up_anew(pair: Platform) -> None:
+    container = warm(pair)
+    pair.servers["beta"].faults.inject("checkpoint.release", "HostFailure")
+    moved(pair, "beta")  # what failed once is done by the next step
+    moved(pair, "alpha")
+    pair.servers["beta"].faults.clear()
+    pair.servers["beta"].faults.inject("checkpoint.release", "HostFailure", nth=0)
+    failed = pair.client.wait(pair.client.migrate("web", to="beta").id)
+    pair.servers["beta"].faults.clear()
+    assert failed.state == "failed"
+    web = pair.client.container("web")
+    assert (web.state, web.node) == ("error", "beta") and web.error is not None and "hostler restart web" in web.error.hint
+    for operation in pair.client.operations(container="web"):
+        pair.client.wait(operation.id)
+    assert [item for item in pair.servers["alpha"].inventory() if item.owner == container] == [], "the source was cleaned up all the same"
+    pair.done(pair.client.restart("web", 0))
+    runs(pair, "web", "beta")
+    assert storage(pair.servers["beta"]).get(container, "srv/data") == b"on disk"
