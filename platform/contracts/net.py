@@ -24,6 +24,8 @@ class NetCapabilities(Capabilities):
     """The tenant's own rules (:attr:`Link.firewall`, :meth:`Net.set_firewall`)."""
     hold: bool = False
     """:meth:`Net.hold` and :meth:`Net.release`."""
+    expect: bool = False
+    """:meth:`Net.expect`. Then packets also wait for a container that :meth:`Net.hold` holds."""
     tenant_networks: bool = False
     """:attr:`Link.network`: a network of the tenant's own across servers, whose addresses may overlap with others'."""
     shared_l2: bool = False
@@ -93,7 +95,21 @@ class Net(Driver):
         raise self._refuse("hold a link")
 
     def release(self, container: str) -> None:
-        """End :meth:`hold`, lead to the container what is for its addresses, and announce these to the network.
+        """End :meth:`hold`, lead to the container what is for its addresses, and announce these to the network. What waited for it
+        comes to it, oldest first, as if it came now.
 
         Not held is a success. Raises :class:`NotFound` without a link."""
         raise self._refuse("hold a link")
+
+    def expect(self, container: str, link: Link) -> None:
+        """Draw to this server, and keep, what is for the addresses of a container that is on its way here: it stands still elsewhere,
+        and its links there are held.
+
+        From the return on the network leads here what is for ``link``, and it waits for :meth:`release`, which comes after
+        :meth:`attach` with ``held``; nothing of it is answered or refused. What is kept is bounded in number, bytes and time; what
+        goes beyond is lost. :meth:`detach` ends it without a trace, and so does the death of the worker; then who has the container
+        draws its traffic back by :meth:`release`. Expected already is a success. On failure nothing is drawn here.
+
+        Raises :class:`Conflict` when the container's link is here, not held for a move, and :class:`Unsupported`.
+        """
+        raise self._refuse("keep packets for who is on the way")

@@ -33,7 +33,7 @@ _DOOMED = 1 << 30  # groups of interfaces that are deleted together; operators u
 _IFA_F_NODAD = 0x02  # linux/if_addr.h
 _ADDR_GEN_MODE_NONE = 1  # linux/if_link.h: IN6_ADDR_GEN_MODE_NONE
 _IFF_NOARP = 0x80  # linux/if.h
-_NUD_PERMANENT, _NTF_PROXY = 0x80, 0x08  # linux/neighbour.h
+_NUD_PERMANENT, _NUD_INCOMPLETE, _NTF_USE, _NTF_PROXY = 0x80, 0x01, 0x01, 0x08  # linux/neighbour.h
 _SCOPE_LINK = 253  # linux/rtnetlink.h
 _NUD_NOARP = 0x40  # linux/neighbour.h: a bridge's static entry; NUD_PERMANENT would mean the bridge's own address
 _PROTO_KERNEL, _PROTO_RA = 2, 9  # linux/rtnetlink.h: routes that the kernel makes by itself
@@ -183,10 +183,12 @@ class Netlink:
         mac: str | None = None,
         alias: str | None = None,
         master: int | None = None,
+        queue: int | None = None,
         own_ipv6: bool = True,
     ) -> None:
-        """Change what is given. ``own_ipv6=False`` keeps the kernel from giving it a link-local address. ``master=0`` frees it."""
-        wanted: dict[str, Any] = {"mtu": mtu, "address": mac, "ifalias": alias, "master": master}
+        """Change what is given; ``queue`` is in packets. ``own_ipv6=False`` keeps the kernel from giving it a link-local address.
+        ``master=0`` frees it."""
+        wanted: dict[str, Any] = {"mtu": mtu, "address": mac, "ifalias": alias, "master": master, "txqlen": queue}
         wanted = {key: value for key, value in wanted.items() if value is not None}
         if up is not None:
             wanted["state"] = "up" if up else "down"
@@ -308,6 +310,16 @@ class Netlink:
         """An address on an interface is at this MAC for good: nobody is asked, and nobody can say otherwise."""
         with _said(f"set the neighbour {address}"):
             self._route.neigh("replace", dst=str(address), lladdr=mac, ifindex=index, state=_NUD_PERMANENT)
+
+    def ask_again(self, index: int) -> None:
+        """Ask at once for the neighbours that have not answered; what waits for their answer goes on waiting. The kernel itself would
+        ask again after a second."""
+        with _said(f"ask for the neighbours on interface {index}"):
+            silent = [message for message in self._route.neigh("dump", ifindex=index) if message["state"] == _NUD_INCOMPLETE]
+            for message in silent:
+                about = {"dst": message.get_attr("NDA_DST"), "ifindex": index, "state": 0}
+                self._route.neigh("replace", **about)
+                self._route.neigh("replace", flags=_NTF_USE, **about)
 
     def ask_nobody(self, index: int) -> None:
         """Neither ask nor answer by ARP on an interface. Forgets its neighbours."""

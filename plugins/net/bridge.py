@@ -6,6 +6,7 @@ What a link may send is in :mod:`.guard`; what all such drivers do in :mod:`.vet
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 from pydantic import Field
 
@@ -15,7 +16,8 @@ from hostler.core.errors import HostFailure
 from hostler.core.specs import Link
 from hostler.host import netlink
 from hostler.host.netlink import LinkState, Netlink
-from hostler_plugins.net import elements, guard, interior, trial, uplink
+from hostler.host.tap import Tap
+from hostler_plugins.net import elements, guard, interior, trial, uplink, waiting
 from hostler_plugins.net.announce import Announcer
 from hostler_plugins.net.elements import Element
 from hostler_plugins.net.filters import Direction
@@ -78,6 +80,7 @@ class Bridge(Veths):
             isolation=guarded,
             firewall=lacks.firewall is None,
             hold=guarded,
+            expect=guarded and lacks.waiting is None,
             shared_l2=True,
         )
 
@@ -148,6 +151,12 @@ class Bridge(Veths):
 
     def _lead(self, host: Netlink, name: str, link: Link) -> None:
         host.place_mac(host.index(name), link.mac)
+
+    def _lead_to(self, host: Netlink, tap: Tap, container: str, link: Link) -> None:
+        waiting.join(host, tap, link, self._found(host), self._names.alias(container))
+
+    def _put_back(self, tap: Tap, link: Link, packets: Iterable[bytes]) -> None:
+        waiting.put_frames(tap, link, packets)
 
     def _announce(self, link: Link) -> None:
         if self.settings.uplink:

@@ -122,10 +122,10 @@ def _marking(place: Place, closed: Closed) -> Iterator[str]:
             yield f"add rule {where} {chain} {rule}"
 
 
-def base(place: Place, prefix: str, closed: Closed) -> str:
+def base(place: Place, prefix: str, rooms: str, closed: Closed) -> str:
     """Commands that make the table, or bring an older one's rules up to date without a gap; its elements stay.
 
-    ``prefix`` is what the names of tenants' links begin with.
+    ``prefix`` is what the names of tenants' links begin with, ``rooms`` those of the devices in which packets wait for one.
     """
     lines = [_remove_marking(place), *_marking(place, closed)]
     lines += [f"add table {place}", f"add set {place} {HELD_SET}", *filters.maps(place)]
@@ -135,11 +135,11 @@ def base(place: Place, prefix: str, closed: Closed) -> str:
     lines += [f"add chain {place} {chain}" for chain in _CHAINS]
     lines += [f"flush chain {place} {chain}" for chain in (*(chain for chain, _ in hooks), *_CHAINS)]
     lines += [f"add rule {place} {chain} {rule}" for chain, rules in _CHAINS.items() for rule in rules]
-    lines += [f"add rule {place} {chain} {rule}" for chain, rule in _hooked(prefix, closed)]
+    lines += [f"add rule {place} {chain} {rule}" for chain, rule in _hooked(prefix, rooms, closed)]
     return "\n".join(lines)
 
 
-def _hooked(prefix: str, closed: Closed) -> Iterator[tuple[str, str]]:
+def _hooked(prefix: str, rooms: str, closed: Closed) -> Iterator[tuple[str, str]]:
     yield _ARRIVALS[0], f"iifname @{HELD} drop"
     yield _ARRIVALS[0], f'iifname "{prefix}*" goto tenant'
     for chain, _ in _OUT:
@@ -152,6 +152,7 @@ def _hooked(prefix: str, closed: Closed) -> Iterator[tuple[str, str]]:
         yield chain, filters.dispatch("in")
     if closed.anything:
         yield _FOREIGN[0], f'meta iifkind "bridge" meta oifkind "bridge" meta mark & {_HANDED_ON:#x} != 0 accept'
+        yield _FOREIGN[0], f'oifname "{rooms}*" accept'
     if closed.v4_uplink is not None:
         yield _FOREIGN[0], f'meta nfproto ipv4 iifname "{closed.v4_uplink}" oifname != "{prefix}*" drop'
     if closed.v6:

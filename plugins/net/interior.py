@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hostler.core.errors import HostFailure
 from hostler.core.specs import Link
 from hostler.host import netlink, netns
+from hostler_plugins.net.records import Record
 
 #: IPv6 addresses are usable at once (duplicates are the platform's to prevent), and nobody else configures the interface.
 _IPV6 = {"accept_dad": "0", "accept_ra": "0"}
@@ -58,6 +61,32 @@ def _wait_until_received(there: netlink.Netlink, address: netlink.Address) -> No
         if time.monotonic() > deadline:
             raise HostFailure(f"address {address} was not usable within {_PATIENCE:g} s", hint="the kernel was very busy; try again")
         time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def entered(record: Record) -> Iterator[netlink.Netlink | None]:
+    """The calling thread is in the network namespace of a link for the block; None where that is gone, and all in it."""
+    try:
+        handle = os.open(netns.of_process(record.pid), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        if os.fstat(handle).st_ino != record.namespace:  # another process has that number now
+            yield None
+            return
+        with netns.entered(handle), netlink.opened() as there:
+            yield there
+    finally:
+        os.close(handle)
+
+
+def ask_again(record: Record) -> None:
+    """What a link that was held has asked meanwhile was not heard: it asks at once, not in a second."""
+    with entered(record) as there:
+        index = netlink.index(record.link.name)
+        if there is not None and index is not None:
+            there.ask_again(index)
 
 
 def _set(interface: str, name: str, value: str) -> None:

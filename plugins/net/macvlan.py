@@ -8,11 +8,9 @@ uplink sends its children do not see. See :mod:`.wall` for what a link may send.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import ipaddress
 import os
-from collections.abc import Iterator
 
 from pydantic import Field
 
@@ -175,7 +173,7 @@ class Macvlan(Net):
         for name in names:
             record = self._records.read(name)
             if record is not None:
-                with self._inside(record) as there:
+                with interior.entered(record) as there:
                     if there is not None:
                         with nftables.opened() as rules:
                             rules.run(elements.remove(_place(record.link)))
@@ -184,23 +182,6 @@ class Macvlan(Net):
                         else:
                             there.delete_link(shaper(record.link.name))
             self._records.remove(name)
-
-    @contextlib.contextmanager
-    def _inside(self, record: Record) -> Iterator[Netlink | None]:
-        """The thread is in the link's network namespace for the block; None where that is gone, and all in it."""
-        try:
-            handle = os.open(netns.of_process(record.pid), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            yield None
-            return
-        try:
-            if os.fstat(handle).st_ino != record.namespace:  # another process has that number now
-                yield None
-                return
-            with netns.entered(handle), netlink.opened() as there:
-                yield there
-        finally:
-            os.close(handle)
 
     def _known(self, container: str) -> list[tuple[str, Record]]:
         names = self._records.names(self._names.links_of(check_id(container)))
@@ -211,7 +192,7 @@ class Macvlan(Net):
         return found
 
     def _there(self, record: Record) -> bool:
-        with self._inside(record) as there:
+        with interior.entered(record) as there:
             return there is not None and netlink.index(record.link.name) is not None
 
     # --- live ---
@@ -219,7 +200,7 @@ class Macvlan(Net):
     def shape(self, container: str, rate_in: int | None, rate_out: int | None) -> None:
         rates.check(rate_in, rate_out)
         for name, record in self._known(container):
-            with self._inside(record) as there:
+            with interior.entered(record) as there:
                 if there is not None:
                     self._shape(there, record, rate_in, rate_out)
             self._note(name, record, {"rate_in": rate_in, "rate_out": rate_out})
@@ -230,7 +211,7 @@ class Macvlan(Net):
     def counters(self, container: str) -> LinkCounters:
         total = LinkCounters()
         for _, record in self._known(container):
-            with self._inside(record) as there:
+            with interior.entered(record) as there:
                 state = None if there is None else there.link(record.link.name)
             if state is not None:
                 total.in_bytes += state.rx_bytes
@@ -251,7 +232,7 @@ class Macvlan(Net):
             raise self._refuse("hold a link")
         for _, record in self._known(container):
             self._run(record, elements.silence(_place(record.link), container, [record.link.name]))
-            with self._inside(record) as there:
+            with interior.entered(record) as there:
                 if there is not None and record.link.rate_out is not None:
                     rates.empty(there, there.index(record.link.name), record.link.rate_out)
 
@@ -259,14 +240,15 @@ class Macvlan(Net):
         if not self.capabilities.hold:
             raise self._refuse("hold a link")
         for _, record in self._known(container):
-            with self._inside(record) as there:
+            with interior.entered(record) as there:
                 if there is not None:
                     there.set_link(there.index(record.link.name), mac=record.link.mac)
             self._run(record, elements.unsilence(_place(record.link), [record.link.name]))
+            interior.ask_again(record)
             self._announce(record.link)
 
     def _run(self, record: Record, commands: str) -> None:
-        with self._inside(record) as there:
+        with interior.entered(record) as there:
             if there is not None:
                 with nftables.opened() as rules:
                     rules.run(commands)
@@ -293,7 +275,7 @@ class Macvlan(Net):
         return items
 
     def _items(self, name: str, record: Record) -> list[Item]:
-        with self._inside(record) as there:
+        with interior.entered(record) as there:
             if there is None:
                 return []
             kinds = ["link" for interface in (record.link.name, shaper(record.link.name)) if netlink.index(interface) is not None]

@@ -58,6 +58,11 @@ class Names:
         """What the names of all shapers begin with."""
         return shaper(self.links)
 
+    @property
+    def rooms(self) -> str:
+        """What the names of all waiting rooms begin with."""
+        return room(self.links)
+
     def links_of(self, container: str) -> str:
         """What the names of one container's links begin with."""
         return link_name("v", self.seed, check_id(container))
@@ -79,3 +84,8 @@ class Names:
 def shaper(link: str) -> str:
     """Name of the ``ifb`` device that holds a link's rate from the container."""
     return "i" + link[1:]
+
+
+def room(link: str) -> str:
+    """Name of the device in which packets for a link wait."""
+    return "w" + link[1:]

@@ -24,7 +24,7 @@ class Record(BaseModel):
     container: str
     link: Link
     pid: int = 0
-    """A process in the link's network namespace, and that namespace's inode: where the server itself has no end of the link."""
+    """A process in the link's network namespace, and that namespace's inode."""
     namespace: int = 0
 
 

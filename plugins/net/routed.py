@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+from collections.abc import Iterable
 
 from pydantic import Field
 
@@ -20,7 +21,8 @@ from hostler.core.errors import HostFailure
 from hostler.core.specs import Link
 from hostler.host import netlink
 from hostler.host.netlink import Address, LinkState, Netlink
-from hostler_plugins.net import gate, interior, trial, uplink
+from hostler.host.tap import Tap
+from hostler_plugins.net import gate, interior, trial, uplink, waiting
 from hostler_plugins.net.announce import Announcer
 from hostler_plugins.net.elements import Element
 from hostler_plugins.net.filters import Direction
@@ -49,6 +51,7 @@ class Routed(Veths):
     sets = gate.SETS
     register = gate.REGISTER
     surname = "routed"
+    frames = False
 
     @functools.cached_property
     def _announcer(self) -> Announcer:
@@ -83,6 +86,7 @@ class Routed(Veths):
             isolation=guarded,
             firewall=lacks.firewall is None,
             hold=guarded,
+            expect=guarded and lacks.waiting is None,
         )
 
     def probe(self) -> Probe:
@@ -99,7 +103,7 @@ class Routed(Veths):
         forwarding = self._forwarding(self._served)
         forwarding.remember()
         closed = gate.Closed(forwarding.uplink if forwarding.v4_was_closed else None, forwarding.v6_was_closed)
-        self._nft.run(gate.base(self._place, self._names.links, closed))
+        self._nft.run(gate.base(self._place, self._names.links, self._names.rooms, closed))
         forwarding.enable(proxy=self.settings.proxy)
 
     def teardown(self) -> None:
@@ -133,10 +137,26 @@ class Routed(Veths):
 
     def _lead(self, host: Netlink, name: str, link: Link) -> None:
         """Only now: until then the address may be another server's, for this server's containers too."""
-        index, bearer = host.index(name), self._seen(host)
+        index = host.index(name)
         for address in _addresses(link):
             host.set_host_route(index, address)
-            if bearer is not None and self.settings.proxy:
+        self._answer(host, link)
+
+    def _lead_to(self, host: Netlink, tap: Tap, container: str, link: Link) -> None:
+        bearer = self._seen(host)
+        mtu = min(link.mtu, _DEFAULT_MTU if bearer is None else bearer.mtu)
+        index = host.index(tap.name)
+        host.set_link(index, mtu=mtu, alias=self._names.alias(container), queue=waiting.depth(mtu), up=True, own_ipv6=False)
+        for address in _addresses(link):
+            host.set_host_route(index, address)
+
+    def _put_back(self, tap: Tap, link: Link, packets: Iterable[bytes]) -> None:
+        waiting.put_packets(link, packets)
+
+    def _answer(self, host: Netlink, link: Link) -> None:
+        bearer = self._seen(host)
+        if bearer is not None and self.settings.proxy:
+            for address in _addresses(link):
                 host.add_proxy(bearer.index, address)
 
     def _part(self, host: Netlink, found: list[Element]) -> None:

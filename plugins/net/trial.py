@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hostler.core.errors import HostFailure
 from hostler.core.specs import FirewallRule, Link
 from hostler.host import netlink, netns, nftables
+from hostler.host.tap import Instruction, Tap
 from hostler_plugins.net import filters, gate, guard, rates, wall
 from hostler_plugins.net.elements import Place
 from hostler_plugins.net.filters import Direction
 
-_BRIDGE, _LINK, _PEER, _MAC = "trial0", "vtrial0", "trial1", "02:00:00:00:00:01"
+_BRIDGE, _LINK, _PEER, _ROOM, _MAC = "trial0", "vtrial0", "trial1", "wtrial0", "02:00:00:00:00:01"
 _EVERY_KIND = (
     FirewallRule(action="accept", protocol="tcp", ports=(80, 81), peer="198.18.0.0/15"),
     FirewallRule(action="drop", protocol="udp", ports=(53, 53), peer="fd00::/8", direction="out"),
@@ -39,13 +40,15 @@ class Outcome:
     firewall: str | None
     refusal: str | None
     """Answers to what a tenant's rules reject."""
+    waiting: str | None
+    """Devices in which packets wait for a container that moves."""
     refusing: frozenset[Direction] = frozenset()
     """Directions in which there are such answers."""
 
     @classmethod
     def of_nothing(cls, joining: str, why: str) -> Outcome:
         """Not even links."""
-        return cls(joining, why, why, why, why, why, why)
+        return cls(joining, why, why, why, why, why, why, why)
 
     def offers(self) -> list[str]:
         """What works, in words."""
@@ -56,6 +59,7 @@ class Outcome:
             "rate_out": "rate from containers (ifb, clsact, u32, mirred, tbf)",
             "firewall": "tenants' firewalls by nftables",
             "refusal": "answers to what a firewall rejects",
+            "waiting": "packets wait for containers that stand still or move (tun)",
         }
         return [text for ability, text in words.items() if getattr(self, ability) is None]
 
@@ -68,6 +72,7 @@ class Outcome:
             ("no rate from containers", self.rate_out, _KERNEL.format("ifb, sch_ingress, cls_u32, act_mirred and sch_tbf"), False),
             ("no firewalls of tenants", self.firewall, _KERNEL.format("nf_tables' dynamic sets and maps"), False),
             ("what a firewall rejects is dropped without an answer", self.refusal, "use driver routed, or `drop`, which says so", False),
+            ("packets for a container that moves are lost while it stands still", self.waiting, _KERNEL.format("tun"), False),
         )
         return [(f"{what}: {why}", remedy, blocks) for what, why, remedy, blocks in known if why is not None]
 
@@ -96,7 +101,8 @@ def of_macvlans() -> Outcome:
         with netns.opened(netns.own()) as here:
             host.add_macvlan(_LINK, host.index(_PEER), mtu=1500, mac=_MAC, netns=here)
 
-    return _outcome("macvlan links", join, lambda place: wall.base(place, link), "netdev", frozenset())
+    found = _outcome("macvlan links", join, lambda place: wall.base(place, link), "netdev", frozenset())
+    return replace(found, waiting="an uplink leads a MAC to one child of its own alone") if found.links is None else found
 
 
 def of_routes() -> Outcome:
@@ -105,7 +111,7 @@ def of_routes() -> Outcome:
     def join(host: netlink.Netlink) -> None:
         host.add_veth(_LINK, _PEER, mtu=1500)
 
-    return _outcome("veth links with routes", join, lambda place: gate.base(place, "vtrial", gate.Closed("trial1", True)), "inet", frozenset({"in", "out"}))
+    return _outcome("veth links with routes", join, lambda place: gate.base(place, "vtrial", "wtrial", gate.Closed("trial1", True)), "inet", frozenset({"in", "out"}))
 
 
 def _outcome(
@@ -134,8 +140,17 @@ def _try(
             rate_out=_why(lambda: rates.set_out(host, _LINK, host.index(_LINK), 1_000_000, "")),
             firewall=_why(lambda: _run(filters.install(place, "trial", _LINK, _EVERY_KIND, frozenset()))),
             refusal=refusal or (None if len(refusing) == len(_REJECT) else _SILENT[place.family]),
+            waiting=_why(_wait),
             refusing=frozenset() if refusal else refusing,
         )
+
+
+def _wait() -> None:
+    tap = Tap(_ROOM, ethernet=True)
+    try:
+        tap.admit([Instruction(0x06, 0)])  # return 0: nothing
+    finally:
+        tap.close()
 
 
 def _run(commands: str) -> None:

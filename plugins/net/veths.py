@@ -7,23 +7,30 @@ tenant's firewall in :mod:`.filters`, the inner end in :mod:`.interior`. What a 
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar
 
+import structlog
+
 from hostler.contracts.driver import Host, Item
 from hostler.contracts.net import LinkCounters, Net
-from hostler.core.errors import HostFailure, NotFound
+from hostler.core.errors import Conflict, HostFailure, NotFound
 from hostler.core.specs import FirewallRule, Link
 from hostler.host import netlink, netns, nftables
 from hostler.host.netlink import LinkState, Netlink
-from hostler_plugins.net import elements, filters, rates
+from hostler.host.tap import Tap
+from hostler_plugins.net import elements, filters, interior, rates, waiting
 from hostler_plugins.net.elements import Element, Place
 from hostler_plugins.net.filters import Direction
-from hostler_plugins.net.names import Names, shaper
+from hostler_plugins.net.names import Names, room, shaper
 from hostler_plugins.net.records import Record, Records
+from hostler_plugins.net.waiting import Room, Rooms
+
+log = structlog.get_logger()
 
 #: Seconds that the kernel may take to let packets through a new port; it takes under one ms.
 _PATIENCE = 2.0
@@ -38,11 +45,15 @@ class Veths(Net):
     register: ClassVar[str]
     #: What makes its names differ from other drivers'.
     surname: ClassVar[str] = ""
+    #: Whether what waits for a link is frames; else it is IP packets.
+    frames: ClassVar[bool] = True
 
     def __init__(self, host: Host) -> None:
         super().__init__(host)
         self._lock = threading.Lock()
         self._rules: nftables.Nftables | None = None  # opened when first used, and kept
+        self._rooms = Rooms()
+        self._expecting = threading.Lock()  # who ends an expectation does it alone
 
     @functools.cached_property
     def _names(self) -> Names:
@@ -56,6 +67,11 @@ class Veths(Net):
     def _records(self) -> Records:
         return Records(self.folder / "links")
 
+    @functools.cached_property
+    def _expected(self) -> Records:
+        """Links of containers that are on their way here."""
+        return Records(self.folder / "expected")
+
     @property
     def _nft(self) -> nftables.Nftables:
         with self._lock:
@@ -64,7 +80,8 @@ class Veths(Net):
             return self._rules
 
     def close(self) -> None:
-        """Let go of the sockets into this server's namespace; the next verb opens them again."""
+        """Let go of the sockets into this server's namespace, and of what waits in it; the next verb opens them again."""
+        self._rooms.close()
         with self._lock:
             if self._rules is not None:
                 self._rules.close()
@@ -88,6 +105,17 @@ class Veths(Net):
     def _announce(self, link: Link) -> None:
         """Tell the network where the link's addresses are now."""
 
+    @abstractmethod
+    def _lead_to(self, host: Netlink, tap: Tap, container: str, link: Link) -> None:
+        """Send what is for the link's addresses, and gets to this server, to a new room."""
+
+    @abstractmethod
+    def _put_back(self, tap: Tap, link: Link, packets: Iterable[bytes]) -> None:
+        """Let what waited go on its way to the link, to which :meth:`_lead` leads now."""
+
+    def _answer(self, host: Netlink, link: Link) -> None:
+        """Where this server answers for containers: do so for a link that is not here yet. Idempotent."""
+
     def _part(self, host: Netlink, found: list[Element]) -> None:
         """Undo of :meth:`_join` what does not go with the interface itself, for links whose elements these are. Idempotent."""
 
@@ -101,25 +129,31 @@ class Veths(Net):
     def attach(self, container: str, link: Link, pid: int, held: bool = False) -> None:
         if held and not self.capabilities.hold:
             raise self._refuse("hold a link")
-        if link.firewall and not self.capabilities.firewall:
-            raise self._refuse("hold a tenant's firewall")
-        if link.network is not None and not self.capabilities.tenant_networks:
-            raise self._refuse("make a network of the tenant's own")
+        self._check(link)
         name = self._names.link(container, link.name)
         prefix = self._names.links_of(container)
         with netns.opened(netns.of_process(pid)) as inside:
             held = held or (bool(netlink.names(prefix)) and any(one.startswith(prefix) for one in self._silenced()))
             if self._records.read(name) is not None or netlink.names(name):
                 self._remove(container, [name])
+            record = Record(container=container, link=link, pid=pid, namespace=os.fstat(inside).st_ino)
             try:
-                self._make(container, name, link, inside, held)
+                self._make(name, record, inside, held)
             except BaseException:
                 self._remove(container, [name])
                 raise
 
-    def _make(self, container: str, name: str, link: Link, inside: int, held: bool) -> None:
+    def _check(self, link: Link) -> None:
+        """Raises :class:`Unsupported`."""
+        if link.firewall and not self.capabilities.firewall:
+            raise self._refuse("hold a tenant's firewall")
+        if link.network is not None and not self.capabilities.tenant_networks:
+            raise self._refuse("make a network of the tenant's own")
+
+    def _make(self, name: str, record: Record, inside: int, held: bool) -> None:
         """Rules before the link, rates before it is up: there is no moment in which a packet passes unguarded."""
-        self._records.write(name, Record(container=container, link=link))
+        container, link = record.container, record.link
+        self._records.write(name, record)
         commands = [elements.admit(self._place, container, self._elements(name, link))]
         if held:
             commands.append(elements.silence(self._place, container, [name]))
@@ -145,16 +179,21 @@ class Veths(Net):
     def detach(self, container: str) -> None:
         prefix = self._names.links_of(container)
         found = {*netlink.names(prefix), *self._records.names(prefix)}
-        found |= {prefix + name.removeprefix(shaper(prefix)) for name in netlink.names(shaper(prefix))}
-        self._remove(container, sorted(found))
+        for beside in (shaper, room):
+            found |= {prefix + name.removeprefix(beside(prefix)) for name in netlink.names(beside(prefix))}
+        expected = self._expected.names(prefix)
+        self._remove(container, sorted(found | set(expected)), [room(name) for name in found])
+        for name in {*expected, *self._rooms.names(prefix)}:
+            self._forget(name)
+        self._rooms.settle()
 
-    def _remove(self, container: str, links: list[str]) -> None:
-        """Remove links, then their rules, then the records of both."""
+    def _remove(self, container: str, links: list[str], more: Iterable[str] = ()) -> None:
+        """Remove links and what more interfaces there are of them, then their rules, then the records of both."""
         records = {link: self._records.read(link) for link in links}
         known = [element for link, record in records.items() if record for element in self._elements(link, record.link)]
         with netlink.opened() as host:
             self._part(host, known)
-            host.delete_links([name for link in links for name in (link, shaper(link))])
+            host.delete_links([name for link in links for name in (link, shaper(link))] + list(more))
         for link, record in records.items():
             if record is None or record.link.firewall:
                 self._run_where_present(filters.uninstall(self._place, link))
@@ -239,23 +278,103 @@ class Veths(Net):
             raise self._refuse("hold a link")
         with netlink.opened() as host:
             names = [link.name for link in self._links(host, container)]
+            records = {name: record for name in names if (record := self._records.read(name)) is not None}
+            if self.capabilities.expect:
+                for name, record in records.items():
+                    self._keep(host, container, name, record.link)
             self._nft.run(elements.silence(self._place, container, names))
-            for name in names:
-                record = self._records.read(name)
-                if record is not None and record.link.rate_in is not None:
+            self._part(host, [element for name, record in records.items() for element in self._elements(name, record.link)])
+            for name, record in records.items():
+                if record.link.rate_in is not None:
                     rates.empty(host, host.index(name), record.link.rate_in)
 
+    def _keep(self, host: Netlink, container: str, name: str, link: Link) -> None:
+        """What comes for a link that is about to be held waits, if it can."""
+        try:
+            self._open_room(host, container, name, link)
+        except HostFailure as error:
+            log.warning("what comes for a held link is lost", link=name, error=error.message)
+
     def release(self, container: str) -> None:
+        """First the link is opened, to which nothing leads yet; then the way is switched; then what waited goes it too."""
         if not self.capabilities.hold:
             raise self._refuse("hold a link")
         with netlink.opened() as host:
             names = [link.name for link in self._links(host, container)]
             records = {name: record for name in names if (record := self._records.read(name)) is not None}
-            for name, record in records.items():
-                self._lead(host, name, record.link)
-        self._nft.run(elements.unsilence(self._place, names))
-        for record in records.values():
-            self._announce(record.link)
+            rooms = self._taken(names)
+            try:
+                self._nft.run(elements.unsilence(self._place, names))
+                for name, record in records.items():
+                    self._lead(host, name, record.link)
+                for record in records.values():
+                    interior.ask_again(record)
+                self._let_in(rooms)
+                for record in records.values():
+                    self._announce(record.link)
+                self._let_in(rooms)  # what was in the kernel's hands when the way was switched
+            finally:
+                for found in rooms:
+                    self._rooms.close_soon(found)
+
+    def _let_in(self, rooms: Iterable[Room]) -> None:
+        for found in rooms:
+            self._put_back(found.tap, found.link, found.tap.waiting(waiting.PACKETS))
+
+    # --- packets that wait ---
+
+    def expect(self, container: str, link: Link) -> None:
+        if not self.capabilities.expect:
+            raise self._refuse("keep packets for who is on the way")
+        self._check(link)
+        name = self._names.link(container, link.name)
+        if netlink.index(name) is not None and self._expected.read(name) is None:
+            raise Conflict(f"container {container} has its link {link.name} here", hint="it cannot be on its way to where it is", code="link_here")
+        try:
+            self._expected.write(name, Record(container=container, link=link))
+            with netlink.opened() as host:
+                self._open_room(host, container, name, link)
+                self._answer(host, link)
+            self._announce(link)
+        except BaseException:
+            self._forget(name)
+            raise
+
+    def _open_room(self, host: Netlink, container: str, name: str, link: Link) -> None:
+        """Lead what is for a link to a room of its own. One that somebody has open is a success."""
+        try:
+            tap = Tap(room(name), ethernet=self.frames)
+        except Conflict:
+            return
+        try:
+            self._lead_to(host, tap, container, link)
+        except BaseException:
+            tap.close()
+            raise
+        self._rooms.add(name, Room(tap, link, lambda: self._expire(name)))
+
+    def _taken(self, names: Iterable[str]) -> list[Room]:
+        """The rooms of links that are expected no longer."""
+        with self._expecting:
+            found = [self._rooms.take(name) for name in names]
+            for name in names:
+                self._expected.remove(name)
+        return [one for one in found if one is not None]
+
+    def _expire(self, name: str) -> None:
+        """Nothing waits for a link any longer, and nothing is drawn here for it. Idempotent."""
+        with self._expecting:
+            found, record = self._rooms.take(name), self._expected.read(name)
+            if record is not None:
+                with netlink.opened() as host:
+                    self._part(host, self._elements(name, record.link))
+        if found is not None:
+            found.tap.close()
+
+    def _forget(self, name: str) -> None:
+        """A container that was to come is not expected. Idempotent."""
+        self._expire(name)
+        self._expected.remove(name)
 
     def _silenced(self) -> dict[str, str | None]:
         return elements.silenced(self._nft.listing(f"list set {self._place} {elements.HELD}"))
@@ -277,6 +396,9 @@ class Veths(Net):
         items += [Item(kind="firewall", name=name, owner=owner) for name, owner in sorted(filters.installed(listing).items())]
         items += [Item(kind="hold", name=name, owner=owner) for name, owner in sorted(elements.silenced(listing).items())]
         items += [Item(kind="record", name=name, owner=self._recorded(name)) for name in self._records.names(names.links)]
+        for name in self._expected.names(names.links):
+            record = self._expected.read(name)
+            items.append(Item(kind="expected", name=name, owner=None if record is None else record.container))
         return items
 
     def _recorded(self, name: str) -> str | None:

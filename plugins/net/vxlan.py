@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import threading
+from collections.abc import Iterable
 
 from pydantic import Field, IPvAnyAddress
 
@@ -21,7 +22,8 @@ from hostler.core.names import link_name
 from hostler.core.specs import Link
 from hostler.host import netlink
 from hostler.host.netlink import Address, LinkState, Netlink
-from hostler_plugins.net import elements, guard, interior, trial, uplink
+from hostler.host.tap import Tap
+from hostler_plugins.net import elements, guard, interior, trial, uplink, waiting
 from hostler_plugins.net.announce import Announcer
 from hostler_plugins.net.elements import Element, Place
 from hostler_plugins.net.filters import Direction
@@ -91,6 +93,7 @@ class Vxlan(Veths):
             isolation=guarded,
             firewall=lacks.firewall is None,
             hold=guarded,
+            expect=guarded and lacks.waiting is None,
             tenant_networks=guarded,
         )
 
@@ -166,10 +169,10 @@ class Vxlan(Veths):
 
     # --- links ---
 
-    def attach(self, container: str, link: Link, pid: int, held: bool = False) -> None:
+    def _check(self, link: Link) -> None:
         if link.network is None:
             raise Unsupported("net driver vxlan makes tenants' own networks only", hint="give the link a network's number, or use driver bridge or routed")
-        super().attach(container, link, pid, held)
+        super()._check(link)
 
     def _elements(self, name: str, link: Link) -> list[Element]:
         return guard.elements(name, link)
@@ -187,6 +190,13 @@ class Vxlan(Veths):
 
     def _lead(self, host: Netlink, name: str, link: Link) -> None:
         host.place_mac(host.index(name), link.mac)
+
+    def _lead_to(self, host: Netlink, tap: Tap, container: str, link: Link) -> None:
+        with self._networks:
+            waiting.join(host, tap, link, self._network(host, link.network or 0), self._names.alias(container))
+
+    def _put_back(self, tap: Tap, link: Link, packets: Iterable[bytes]) -> None:
+        waiting.put_frames(tap, link, packets)
 
     def _network(self, host: Netlink, number: int) -> LinkState:
         """A network's bridge, made where it is missing, and its tunnel."""
@@ -217,20 +227,20 @@ class Vxlan(Veths):
                 host.flood_to(end, peer)
         host.set_link(end, up=True, own_ipv6=False)
 
-    def _remove(self, container: str, links: list[str]) -> None:
+    def _remove(self, container: str, links: list[str], more: Iterable[str] = ()) -> None:
         records = [self._records.read(link) for link in links]
-        super()._remove(container, links)
+        super()._remove(container, links, more)
         numbers = {record.link.network for record in records if record is not None and record.link.network is not None}
         chosen = [self._bridge(number) for number in numbers] if None not in records else None
         with netlink.opened() as host, self._networks:
             self._remove_empty(host, chosen)
 
     def _remove_empty(self, host: Netlink, chosen: list[str] | None = None) -> None:
-        """Networks without a container's link, among those of the chosen bridges, or all."""
+        """Networks without a container's link, there or expected, among those of the chosen bridges, or all."""
         for bridge in netlink.names(self._bridges) if chosen is None else chosen:
             index = netlink.index(bridge)
             ports = [] if index is None else host.ports(index)
-            if index is not None and not any(port.startswith(self._names.links) for port in ports):
+            if index is not None and not any(port.startswith((self._names.links, self._names.rooms)) for port in ports):
                 for name in (*(port for port in ports if port.startswith(self._tunnels)), bridge):  # the tunnel first: without its bridge nobody would find it
                     host.delete_link(name)
 

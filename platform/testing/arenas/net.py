@@ -91,6 +91,10 @@ class NetArena(Arena):
             release: Call = ("release", (container,))
             scenes += [Scene([make], hold, [drop], owner=container), Scene([make, hold], release, [drop], owner=container)]
             scenes += [Scene([], still, [drop], owner=container), Scene([still], release, [drop], owner=container)]
+        if can.expect:
+            expect: Call = ("expect", (container, self.link(number)))
+            scenes += [Scene([], expect, [drop], owner=container), Scene([expect], still, [drop], owner=container)]
+            scenes.append(Scene([expect, still], release, [drop], owner=container))
         return scenes
 
     def absent(self) -> list[tuple[Call, type[HostlerError] | None]]:
@@ -111,11 +115,13 @@ class NetArena(Arena):
         return {
             "firewall": [("set_firewall", ("c0r", _RULES)), ("attach", ("c0r", self.link(0, firewall=_RULES), pid))],
             "hold": [("hold", ("c0r",)), ("release", ("c0r",)), ("attach", ("c0r", self.link(0), pid, True))],
+            "expect": [("expect", ("c0r", self.link(0)))],
             "tenant_networks": [("attach", ("c0r", self.link(0, network=7), pid))],
         }
 
     def hostile(self, name: str) -> list[Call]:
-        return [("attach", (name, self.link(0), self.pid(0))), ("shape", (name, None, None)), ("counters", (name,)), ("detach", (name,))]
+        expected: list[Call] = [("expect", (name, self.link(0)))] if self.net.capabilities.expect else []
+        return [*expected, ("attach", (name, self.link(0), self.pid(0))), ("shape", (name, None, None)), ("counters", (name,)), ("detach", (name,))]
 
     def traces(self) -> set[str]:
         """Files, and interfaces of the server."""

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from hostler.core.errors import HostlerError
+from hostler.core.errors import Conflict, HostlerError
 from hostler.testing.arenas.net import NetArena
 
 
@@ -67,3 +67,21 @@ def test_strange_rates(arena: NetArena) -> None:
     with arena.inside():
         arena.net.counters("c01")
     arena.do(("detach", ("c01",)))
+
+
+@pytest.mark.promise("expected", "a container that is expected arrives, or does not, and nothing of the expectation is left; one that is here cannot be")
+def test_expected(arena: NetArena) -> None:
+    if not arena.net.capabilities.expect:
+        pytest.skip("the driver keeps no packets for who is on the way")
+    before, link, pid = arena.inventory(), arena.link(1), arena.pid(1)
+    arena.do(("attach", ("c01", link, pid)))
+    there = arena.inventory()
+    with pytest.raises(Conflict) as raised:
+        arena.do(("expect", ("c01", link)))
+    assert raised.value.hint
+    assert arena.inventory() == there
+    arena.do(("detach", ("c01",)))
+    arena.do_all([("expect", ("c01", link)), ("attach", ("c01", link, pid, True)), ("release", ("c01",))])
+    assert arena.inventory() == there
+    arena.do_all([("detach", ("c01",)), ("expect", ("c01", link)), ("detach", ("c01",))])
+    assert arena.inventory() == before

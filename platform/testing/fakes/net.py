@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from hostler.contracts.driver import Host, Item, Probe
 from hostler.contracts.net import LinkCounters, Net, NetCapabilities
-from hostler.core.errors import HostFailure, NotFound
+from hostler.core.errors import Conflict, HostFailure, NotFound
 from hostler.core.specs import FirewallRule, Link
 from hostler.testing.fakes.shelf import Shelf
 from hostler.testing.faults import Faults
@@ -22,6 +24,7 @@ class FakeNet(Net):
         super().__init__(host)
         self.faults = Faults(host.state_dir)
         self._links = Shelf(self.folder / "links", "link")
+        self._expected = Shelf(self.folder / "expected", "expected")
 
     @property
     def capabilities(self) -> NetCapabilities:
@@ -31,7 +34,7 @@ class FakeNet(Net):
         return Probe(offers=["plain folders"])
 
     def inventory(self) -> list[Item]:
-        return self._links.inventory()
+        return [*self._links.inventory(), *self._expected.inventory()]
 
     def teardown(self) -> None:
         if self.folder.is_dir():
@@ -51,8 +54,9 @@ class FakeNet(Net):
 
     def detach(self, container: str) -> None:
         self.faults.passing("net.detach")
-        with self._links.alone(container):
+        with self._alone(container):
             self._links.drop(container)
+            self._expected.drop(container)
 
     def shape(self, container: str, rate_in: int | None, rate_out: int | None) -> None:
         self.faults.passing("net.shape")
@@ -72,8 +76,28 @@ class FakeNet(Net):
 
     def release(self, container: str) -> None:
         self.faults.passing("net.release")
-        with self._links.alone(container):
+        with self._alone(container):
             self._links.write(container, self._record(container) | {"held": False})
+            self._expected.drop(container)
+
+    def expect(self, container: str, link: Link) -> None:
+        self.faults.passing("net.expect")
+        with self._alone(container):
+            expected = self._expected.read(container)["links"] if container in self._expected else {}
+            if not expected and container in self._links:
+                raise Conflict(f"container {container} has its links here", hint="it cannot be on its way to where it is", code="link_here")
+            record = {"links": expected | {link.name: link.model_dump(mode="json")}}
+            if container in self._expected:
+                self._expected.write(container, record)
+                return
+            with self._expected.made(container) as folder:
+                self._expected.write(container, record, folder)
+
+    @contextmanager
+    def _alone(self, container: str) -> Iterator[None]:
+        with self._links.alone(container):
+            self._expected.sweep(container)
+            yield
 
     def links_of(self, container: str) -> dict[str, Link]:
         """The container's links by name."""

@@ -52,6 +52,7 @@ def test_probe_tells_what_macvlan_cannot(world: World) -> None:
     assert [lack.what.split(",")[0].split(":")[0] for lack in probe.lacks] == [
         "a server and its own containers cannot reach each other",
         "what a firewall rejects is dropped without an answer",
+        "packets for a container that moves are lost while it stands still",
     ]
     assert (can.rate_in, can.rate_out, can.anti_spoofing, can.isolation, can.firewall, can.hold, can.shared_l2) == (True,) * 7
     assert not can.tenant_networks

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,15 +17,13 @@ from hostler_plugins.net.bridge import Bridge
 from hostler_plugins.net.macvlan import Macvlan
 from hostler_plugins.net.routed import Routed
 from hostler_plugins.net.vxlan import Vxlan
+from tests.plugins.net.repair import moved
 from tests.plugins.net.world import Container, World, udp_arrives
 
 pytestmark = pytest.mark.lab
 
 _PEERS: dict[str, object] = {"peers": ("198.18.0.11", "198.18.0.12", "198.18.0.13")}
 _SHORT = 0.3
-#: Of linux/tcp.h: sockets whose state is read and set, as checkpointing programs do.
-_REPAIR, _QUEUE, _SEQUENCE, _OPTIONS, _WINDOW = 19, 20, 21, 22, 29
-_RECEIVED, _SENT, _MAXIMUM_SEGMENT = 1, 2, 2
 
 
 @dataclass
@@ -163,37 +160,13 @@ def test_an_open_connection_moves(move: Move, version: int) -> None:
         assert served.recv(100) == b"before"
         move.verb("alpha", "hold")
         caller.sendall(b"while held")
-        moved = _moved(served, move.target)
-        with moved:
-            moved.settimeout(5)
+        with moved(served, move.target) as there:
+            there.settimeout(5)
             time.sleep(0.1)
             began = time.monotonic()
             move.hand_over()
-            assert moved.recv(100) == b"while held"
+            assert there.recv(100) == b"while held"
             print("held data came after", time.monotonic() - began)
-            moved.sendall(b"after")
+            there.sendall(b"after")
             caller.settimeout(5)
             assert caller.recv(100) == b"after"
-
-
-def _moved(served: socket.socket, target: Container) -> socket.socket:
-    served.setsockopt(socket.IPPROTO_TCP, _REPAIR, 1)
-    sequences = {}
-    for queue in (_RECEIVED, _SENT):
-        served.setsockopt(socket.IPPROTO_TCP, _QUEUE, queue)
-        sequences[queue] = served.getsockopt(socket.IPPROTO_TCP, _SEQUENCE, 4)
-    window = served.getsockopt(socket.IPPROTO_TCP, _WINDOW, 20)
-    own, other = served.getsockname(), served.getpeername()
-    served.close()
-    made = target.socket(served.family, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.setsockopt(socket.IPPROTO_TCP, _REPAIR, 1)
-    made.bind(own)
-    for queue, sequence in sequences.items():
-        made.setsockopt(socket.IPPROTO_TCP, _QUEUE, queue)
-        made.setsockopt(socket.IPPROTO_TCP, _SEQUENCE, sequence)
-    made.connect(other)
-    made.setsockopt(socket.IPPROTO_TCP, _OPTIONS, struct.pack("II", _MAXIMUM_SEGMENT, 1360))
-    made.setsockopt(socket.IPPROTO_TCP, _WINDOW, window)
-    made.setsockopt(socket.IPPROTO_TCP, _REPAIR, 0)
-    return made
