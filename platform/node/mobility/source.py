@@ -283,10 +283,15 @@ class Departure:
         self._storage.snapshot(self._spec.id, snapshot)
         channel.send("snapshot", name=snapshot)
         reading, writing = os.pipe2(os.O_CLOEXEC)
-        with os.fdopen(reading, "rb", buffering=0), os.fdopen(writing, "wb") as out:
-            sender = Beside(lambda: self._pour(snapshot, out, since))
-            self._bytes += channel.send_stream(reading, patience=_VOLUME_PATIENCE)
-            sender.join()
+        out = os.fdopen(writing, "wb")  # closed by who writes: a second thread would wait for the first to let go of it
+        sender = Beside(lambda: self._pour(snapshot, out, since))
+        try:
+            with os.fdopen(reading, "rb", buffering=0):
+                self._bytes += channel.send_stream(reading, patience=_VOLUME_PATIENCE)
+        except BaseException:
+            sender.end()  # what it writes nobody reads any more
+            raise
+        sender.join()
         channel.receive(_VOLUME_PATIENCE if since is None else PATIENCE, "received")
 
     def _pour(self, snapshot: str, out: Any, since: str | None) -> None:
