@@ -38,7 +38,8 @@ def outside(mounts: Iterable[Mount], guest: Path) -> dict[str, str]:
     for mount in mounts:
         point = str(mount.point)
         masks = mount.kind == "tmpfs" and point.startswith(("/proc/", "/sys/"))
-        if point == "/" or mount.kind in _OWN or (mount.kind == "tmpfs" and not masks):
+        own = mount.kind == "tmpfs" and mount.root == "/" and not masks  # not so a file that was bound from a tmpfs of the host
+        if point == "/" or mount.kind in _OWN or own:
             continue  # /dev and /dev/shm are the container's own
         found[point] = NOTHING if masks or mount.root.endswith(f"/{NOTHING}") else _name(mount, guest)
     return found
