@@ -9,7 +9,7 @@ own, so that it may be under way while memory is.
     ◄── ready ──────────────────────────
     ── round, images ──────────────────► (pre-copy: memory that changed, while the container runs)
     (freezes)
-    ══ volume, what changed since ═════►
+    ══ volume, what changed since, log ►
     ── images ═════════════════════════► restores, holds
     ◄── restored {pid} ─────────────────
     (writes "handed over", kills its copy)

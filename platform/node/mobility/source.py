@@ -24,7 +24,7 @@ from hostler.mobility import rounds
 from hostler.mobility.methods import Method, choose
 from hostler.node import points
 from hostler.node.journal import Journal
-from hostler.node.mobility import checkpoints, hooks
+from hostler.node.mobility import checkpoints, hooks, output
 from hostler.node.mobility.carrier import Carrier, Errand
 from hostler.node.mobility.checkpoints import Beside
 from hostler.node.mobility.moves import (
@@ -119,6 +119,7 @@ class Departure:
         self._passing("ready")
         if method is None:
             volume.send("end")
+            self._send_output(volume)
             control.receive(PATIENCE, "received")
             self._passing("received")
             self._hand_over()
@@ -199,6 +200,7 @@ class Departure:
             try:
                 halt(self._server, self._spec, self._operation)
                 frozen = time.monotonic()
+                output.settle(self._server.host, self._spec.id)
                 self._passing("frozen")
                 restored = self._copy(control, volume)
                 self._passing("restored")
@@ -246,6 +248,7 @@ class Departure:
     def _send_changes(self, volume: Channel) -> None:
         with self._phase("send_files"):
             self._send_volume(volume, self._second, self._first)
+            self._send_output(volume)
 
     def _await_restored(self, control: Channel) -> Restored:
         deadline = time.monotonic() + RESTORE_PATIENCE
@@ -277,7 +280,7 @@ class Departure:
             log.warning("the other server was not heard after the hand-over", code=error.stable_code, error=error.message)
             return None
 
-    # --- volumes
+    # --- volumes, and what was written to the log
 
     def _send_volume(self, channel: Channel, snapshot: str, since: str | None) -> None:
         self._storage.snapshot(self._spec.id, snapshot)
@@ -297,6 +300,9 @@ class Departure:
     def _pour(self, snapshot: str, out: Any, since: str | None) -> None:
         with out:
             self._storage.send(self._spec.id, snapshot, out, since=since)
+
+    def _send_output(self, channel: Channel) -> None:
+        self._bytes += output.send(self._server.host, self._spec.id, channel, self._draft / "log")
 
     # --- small things
 

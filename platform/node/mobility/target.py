@@ -21,7 +21,7 @@ from hostler.core.errors import Conflict, HostlerError, Unavailable
 from hostler.core.specs import ContainerSpec
 from hostler.node import points
 from hostler.node.container_verbs import remember
-from hostler.node.mobility import checkpoints, revival
+from hostler.node.mobility import checkpoints, output, revival
 from hostler.node.mobility.carrier import Carrier, Errand
 from hostler.node.mobility.moves import (
     CONTROL,
@@ -75,7 +75,7 @@ class Arrival:
     # --- files
 
     def _volume(self, channel: Channel) -> None:
-        """The volume's snapshots as they come: whole, then what changed."""
+        """The volume's snapshots as they come: whole, then what changed. Then the log."""
         storage = self.server.drivers.storage(self.spec.drivers.storage)
         try:
             for done in (self._bulk, self._changes):
@@ -88,6 +88,7 @@ class Arrival:
                 done.set()
                 if word.kind == "end":
                     break
+            output.receive(self.server.host, self.spec.id, channel)
         except BaseException as error:
             self._failures.append(error)
             raise
