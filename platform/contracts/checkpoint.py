@@ -110,10 +110,13 @@ class Checkpoint(Driver):
         """Every reason, found without touching the container, why :meth:`dump` would fail now. Empty: it should not."""
 
     @abstractmethod
-    def dump(self, shape: Shape, images: Path, *, parent: Path | None = None, memory: int | None = None) -> DumpReport:
+    def dump(
+        self, shape: Shape, images: Path, *, parent: Path | None = None, memory: int | None = None, halt: Callable[[], None] | None = None
+    ) -> DumpReport:
         """Write the processes of a **frozen** container to the empty folder ``images``. It stays frozen, as it was, whatever the outcome.
 
-        ``memory``: a connected stream socket: with capability ``post_copy`` the memory that can wait is not written but served there
+        ``halt``: the container runs yet; this is called as late as can be, and it stands still when that returns. What ``halt`` raises is
+        raised, and nothing was looked at. ``memory``: a connected stream socket: with capability ``post_copy`` the memory that can wait is not written but served there
         afterwards, for as long as it takes (:meth:`following`) and whatever becomes of the caller; the images hold the rest. When
         the socket closes early the processes are as they were, frozen. ``parent``: folder of the last :meth:`pre_dump`; memory that is unchanged since is not written again. Raises
         :class:`Conflict` (code ``cannot_checkpoint``) with the reason when the processes cannot be dumped.

@@ -16,7 +16,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -44,7 +45,7 @@ from hostler_plugins.checkpoint.userns import rehome
 _TIMEOUT = 600
 #: Seconds until a CRIU that was told to give up has.
 _GIVING_UP = 10
-_WORK = "work"
+_WORK, _GRAIN = "work", 0.0003
 _PIPES, _PIPE_WANTED = Path("/proc/sys/fs/pipe-max-size"), 4 << 20
 _UFFD = Path("/proc/sys/vm/unprivileged_userfaultfd")
 _SYS_RESOURCE = 24
@@ -120,18 +121,30 @@ class Criu(Checkpoint):
     def examine(self, shape: Shape) -> list[Obstacle]:
         return obstacles.find(shape)
 
-    def dump(self, shape: Shape, images: Path, *, parent: Path | None = None, memory: int | None = None) -> DumpReport:
-        for stranger in obstacles.strangers(shape):
-            raise Conflict(f"container {shape.container} cannot be checkpointed: {stranger.message}", hint=stranger.remedy, code="cannot_checkpoint")
-        folder = shape.cgroups.get(freezer.FREEZER) or shape.cgroups.get("unified")
-        command = words.dump(shape.pid, images, shape.outside, folder, parent)
-        return self._dump(shape, images, command) if memory is None else self._dump_lazily(shape, images, command, memory)
-
-    def _dump_lazily(self, shape: Shape, images: Path, command: list[str], memory: int) -> DumpReport:
-        if not self.capabilities.post_copy:
+    def dump(
+        self, shape: Shape, images: Path, *, parent: Path | None = None, memory: int | None = None, halt: Callable[[], None] | None = None
+    ) -> DumpReport:
+        if memory is not None and not self.capabilities.post_copy:
             raise self._refuse("let memory follow after the freeze")
+        folder = shape.cgroups.get(freezer.FREEZER) or shape.cgroups.get("unified")
+        if halt is None:
+            _refuse_strangers(shape)
+            return self._dump_all(shape, images, words.dump(shape.pid, images, shape.outside, folder, parent), memory, {})
+        work = _work_of(images)
+        work.mkdir(mode=0o700)
+        try:
+            command = words.dump(shape.pid, images, shape.outside, folder, parent, self._hook)
+            with _halting(Questions(work), lambda: (halt(), _refuse_strangers(shape))):
+                return self._dump_all(shape, images, command, memory, _environment(work, words.READY))
+        finally:
+            shutil.rmtree(work)
+
+    def _dump_all(self, shape: Shape, images: Path, command: list[str], memory: int | None, env: dict[str, str]) -> DumpReport:
+        return self._dump(shape, images, command, env) if memory is None else self._dump_lazily(shape, images, command, memory, env)
+
+    def _dump_lazily(self, shape: Shape, images: Path, command: list[str], memory: int, env: dict[str, str]) -> DumpReport:
         began = time.monotonic()
-        if not post_copy.dump(self._run_beside, command, memory, images, shape.cgroups):
+        if not post_copy.dump(partial(self._run_beside, env), command, memory, images, shape.cgroups):
             raise _failed(images / "dump.log", f"container {shape.container} cannot be checkpointed", "cannot_checkpoint")
         size = sum(entry.stat().st_size for entry in os.scandir(images))
         return DumpReport(pages=0, bytes=size, milliseconds=round((time.monotonic() - began) * 1000, 1))
@@ -151,12 +164,12 @@ class Criu(Checkpoint):
     def pre_dump(self, shape: Shape, images: Path, *, parent: Path | None = None) -> DumpReport:
         if not self.capabilities.pre_copy:
             raise self._refuse("copy memory before the freeze")
-        return self._dump(shape, images, words.pre_dump(shape.pid, images, shape.outside, parent))
+        return self._dump(shape, images, words.pre_dump(shape.pid, images, shape.outside, parent), {})
 
-    def _dump(self, shape: Shape, images: Path, command: list[str]) -> DumpReport:
+    def _dump(self, shape: Shape, images: Path, command: list[str], env: dict[str, str]) -> DumpReport:
         if not Identity(shape.pid, shape.started_at).alive():
             raise Conflict(f"container {shape.container} has ended", hint="start it first", code="wrong_state")
-        result = self._run(command, _TIMEOUT)
+        result = self._run(command, _TIMEOUT, env)
         if result.returncode != 0:
             raise _failed(images / "dump.log", f"container {shape.container} cannot be checkpointed", "cannot_checkpoint")
         figures = reasons.stats(result.text)
@@ -178,13 +191,16 @@ class Criu(Checkpoint):
         _show(images)
         command = words.restore(images, work, landing.root, landing.outside, self._hook, close_connections)
         if memory is not None:
-            if not post_copy.begin_filling(self._run_beside, images, work, memory, lambda: _kill_init(questions)):
+            if not post_copy.begin_filling(partial(self._run_beside, {}), images, work, memory, lambda: _kill_init(questions)):
                 raise _failed(work / "lazy.log", f"container {landing.container} cannot be restored", "cannot_restore")
             command.append("--lazy-pages")
         effort = _Effort(self, landing, command, questions)
         try:
-            furnish(effort.until(words.NAMESPACES))
-            questions.answer(words.NAMESPACES, True)
+            pid = effort.until(words.NAMESPACES)
+            with _beside(lambda: furnish(pid)):  # CRIU makes the mounts meanwhile; sockets come later
+                questions.answer(words.NAMESPACES, True)
+                effort.until(words.MOUNTED)
+            questions.answer(words.MOUNTED, True)
             return effort.until(words.RESTORED)
         except BaseException:
             self.abandon(images)
@@ -225,7 +241,7 @@ class Criu(Checkpoint):
     def _give_up(self, questions: Questions) -> None:
         """CRIU that is told no ends what it restored; one that does not listen is killed, and its children are killed with the
         pid namespace whose init it forked."""
-        for stage in (words.NAMESPACES, words.RESTORED):
+        for stage in (words.NAMESPACES, words.MOUNTED, words.RESTORED):
             questions.answer(stage, False)
         criu = questions.criu()
         if criu is not None and not criu.wait(_GIVING_UP):
@@ -237,14 +253,15 @@ class Criu(Checkpoint):
 
     # --- how CRIU is run
 
-    def _run(self, command: list[str], timeout: float) -> Result:
-        return run([self.host.libexec / "hostler-launch", "--cover", self._cache, "/run", "--", self._criu(), *command], timeout=timeout, check=False)
+    def _run(self, command: list[str], timeout: float, env: dict[str, str] | None = None) -> Result:
+        words = [self.host.libexec / "hostler-launch", "--cover", self._cache, "/run", "--", self._criu(), *command]
+        return run(words, timeout=timeout, check=False, env=env)
 
-    def _run_beside(self, command: list[str], fds: tuple[int, ...], pid_file: Path) -> Result:
+    def _run_beside(self, env: dict[str, str], command: list[str], fds: tuple[int, ...], pid_file: Path) -> Result:
         """A CRIU that goes on should this worker die."""
         words: list[str | Path] = [self.host.libexec / "hostler-launch", "--cover", self._cache, "/run", "--outlive", pid_file, "--", self._criu(), *command]
         with open(os.devnull, "wb") as nothing:
-            return run(words, timeout=post_copy.TIMEOUT, check=False, stdout=nothing, stderr=nothing, pass_fds=fds)
+            return run(words, timeout=post_copy.TIMEOUT, check=False, stdout=nothing, stderr=nothing, pass_fds=fds, env=env)
 
     @property
     def _hook(self) -> Path:
@@ -255,11 +272,7 @@ class Criu(Checkpoint):
         if landing.root.is_relative_to("/run"):
             (self._cache / landing.root.relative_to("/run")).mkdir(parents=True, exist_ok=True)
         own = ["--cover", str(self._cache), "/run", "--outlive", str(questions.work / "criu.pid")]
-        environment = {
-            "HOSTLER_HOOKS": str(questions.work),
-            "HOSTLER_STAGES": ",".join((words.NAMESPACES, words.RESTORED, words.RESUMED)),
-            "HOSTLER_PATIENCE": str(PATIENCE),
-        }
+        environment = _environment(questions.work, words.NAMESPACES, words.MOUNTED, words.RESTORED, words.RESUMED)
         with (questions.work / "output").open("wb") as output:
             return run(
                 [*landing.words, *own, "--", self._criu(), *command],
@@ -318,6 +331,66 @@ class _Effort:
         if self._ended and isinstance(self._ended[0], HostlerError):
             raise self._ended[0]
         raise _failed(self._questions.work / "restore.log", f"container {self._container} cannot be restored", "cannot_restore")
+
+
+def _environment(work: Path, *stages: str) -> dict[str, str]:
+    """What hostler-hook is told."""
+    return {"HOSTLER_HOOKS": str(work), "HOSTLER_STAGES": ",".join(stages), "HOSTLER_PATIENCE": str(PATIENCE)}
+
+
+def _refuse_strangers(shape: Shape) -> None:
+    for stranger in obstacles.strangers(shape):
+        raise Conflict(f"container {shape.container} cannot be checkpointed: {stranger.message}", hint=stranger.remedy, code="cannot_checkpoint")
+
+
+@contextlib.contextmanager
+def _beside(work: Callable[[], object]) -> Iterator[None]:
+    """``work`` is done in a thread of its own while the block runs; what it raises is raised at the block's end, if the block did not fail."""
+    failures: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=body, name="beside-criu", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    for failure in failures:
+        raise failure
+
+
+@contextlib.contextmanager
+def _halting(questions: Questions, halt: Callable[[], object]) -> Iterator[None]:
+    """While inside, CRIU's question at *ready* is answered: once ``halt`` has returned, CRIU goes on; when it raises, CRIU gives up, and
+    that is raised."""
+    failures: list[BaseException] = []
+    over = threading.Event()
+
+    def body() -> None:
+        while questions.asked_at_all(words.READY) is False:
+            if over.is_set():
+                return
+            time.sleep(_GRAIN)
+        try:
+            halt()
+        except BaseException as error:
+            failures.append(error)
+        questions.answer(words.READY, not failures)
+
+    thread = threading.Thread(target=body, name="halting", daemon=True)
+    thread.start()
+    try:
+        yield
+    except HostlerError as error:
+        raise (failures[0] if failures else error) from error
+    finally:
+        over.set()
+        thread.join()
 
 
 def _may_exceed_limits() -> bool:

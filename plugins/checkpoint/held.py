@@ -37,6 +37,10 @@ class Questions:
         except (FileNotFoundError, ValueError):
             return None
 
+    def asked_at_all(self, stage: str) -> bool:
+        """Whether the question was asked; of stages at which CRIU knows no pid."""
+        return (self.work / stage).exists()
+
     def answer(self, stage: str, go: bool) -> None:
         """Let CRIU go on, or give up. The first answer counts."""
         if self.answered(stage) is None:

@@ -14,17 +14,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-#: When the namespaces exist, and when all is restored and nothing runs yet.
-NAMESPACES, RESTORED, RESUMED = "setup-namespaces", "post-restore", "post-resume"
-_COMMON = ("--manage-cgroups=ignore", "--network-lock", "skip", "--empty-ns", "net", "--file-locks", "-v4")
+#: Of a dump: CRIU is ready and has not looked at any process yet.
+READY = "pre-dump"
+#: Of a restore: the namespaces exist, mounts are made in them, all is restored and nothing runs yet, and it runs.
+NAMESPACES, MOUNTED, RESTORED, RESUMED = "setup-namespaces", "post-setup-namespaces", "post-restore", "post-resume"
+_COMMON = ("--manage-cgroups=ignore", "--network-lock", "skip", "--empty-ns", "net", "--file-locks", "-v2")
 _KEEP, _CLOSE = "--tcp-established", "--tcp-close"
 
 
-def dump(pid: int, images: Path, outside: Mapping[str, str], freezer: str | None, parent: Path | None) -> list[str]:
-    """``criu dump`` of the tree below ``pid``. ``parent`` lies beside ``images``."""
+def dump(pid: int, images: Path, outside: Mapping[str, str], freezer: str | None, parent: Path | None, hook: Path | None = None) -> list[str]:
+    """``criu dump`` of the tree below ``pid``. ``parent`` lies beside ``images``; ``hook`` is asked before anything is looked at."""
     words = ["dump", "--tree", str(pid), "--images-dir", str(images), "--log-file", "dump.log", *_COMMON]
     words += [_KEEP, "--leave-running", "--skip-in-flight", "--display-stats", "--ghost-limit", "64M"]
     words += _externals(outside.items())
+    words += ["--action-script", str(hook)] if hook is not None else []
     return words + _freezer(freezer) + _parent(images, parent)
 
 

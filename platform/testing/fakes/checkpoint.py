@@ -61,7 +61,9 @@ class FakeCheckpoint(Checkpoint):
             return [Obstacle(code="device", message=f"a process has {memory} open", remedy="end it first")]
         return []
 
-    def dump(self, shape: Shape, images: Path, *, parent: Path | None = None, memory: int | None = None) -> DumpReport:
+    def dump(self, shape: Shape, images: Path, *, parent: Path | None = None, memory: int | None = None, halt: Callable[[], None] | None = None) -> DumpReport:
+        if halt is not None:
+            halt()
         if memory is not None:
             raise self._refuse("let memory follow after the freeze")
         self.faults.passing("checkpoint.dump")
