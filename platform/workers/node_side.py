@@ -22,6 +22,7 @@ from hostler.node.facts import facts, memory_info, pool_space
 from hostler.node.here import this_host
 from hostler.node.journal import Journal, journal_file
 from hostler.node.mobility import checkpoints
+from hostler.node.mobility.sweep import sweep
 from hostler.node.runner import Runner
 from hostler.node.verbs import Server, Verb
 from hostler.node.wire.wire import Wire
@@ -58,6 +59,7 @@ class NodeSide:
         self.drivers = (load or installed)(host)
         archives = Archives(settings.node_state / "scratch", self.drivers.images)
         archives.clean()
+        sweep(settings.node_state, self.drivers)
         self.wire = open_wire(settings)
         self.journal = Journal(journal_file(host), self.instance)
         self.server = Server(

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import select
+import signal
 import socket
 import sys
 import threading
@@ -21,7 +22,10 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict
 
+from hostler.contracts.checkpoint import Checkpoint
 from hostler.core.errors import HostlerError
+from hostler.host import guest
+from hostler.host.pidfd import Identity
 from hostler.host.process import run
 from hostler.node.wire import client, identity
 from hostler.node.wire.channel import Channel
@@ -29,6 +33,8 @@ from hostler.node.wire.tickets import Ticket
 from hostler.node.wire.wire import Wire
 
 MEMORY = "memory"
+#: In a source's folder of a move.
+PID_FILE = "carrier.pid"
 #: Seconds until a carrier must have said its line, and until the other one must have come.
 _BEGIN, _LIFETIME = 20.0, 600.0
 _TIMEOUT = 6 * 3600.0
@@ -47,6 +53,8 @@ class Errand(BaseModel):
     peer: str
     secret: str
     to: str = ""
+    pid_file: Path | None = None
+    """Where it writes its pid, for whoever must end it when the worker that started it is gone."""
     local: int = -1
     status: int = -1
     leash: int = -1
@@ -114,8 +122,29 @@ class Carrier:
         self._leash.close()
 
 
+def break_off(folder: Path, checkpoint: Checkpoint) -> None:
+    """End a post-copy from a source's ``folder`` whose worker died before the hand-over: CRIU sees the end of its socket and lets go of the
+    processes, which are frozen then. None under way is a success."""
+    try:
+        carrier = Identity.of(int((folder / PID_FILE).read_text()))
+    except (FileNotFoundError, ValueError):
+        carrier = None
+    if carrier is not None and _is_carrier(carrier.pid):
+        carrier.send(signal.SIGKILL)
+    checkpoint.end_following(folder / "images")
+
+
+def _is_carrier(pid: int) -> bool:
+    try:
+        return __name__.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def carry(errand: Errand) -> None:
     """In the carrier's own process: do the errand, to the end of what is to be carried."""
+    if errand.pid_file is not None:
+        guest.write_whole(errand.pid_file, str(os.getpid()))
     threading.Thread(target=_obey, args=(socket.socket(fileno=errand.leash),), name="leash", daemon=True).start()
     with socket.socket(fileno=errand.local) as local, os.fdopen(errand.status, "wb") as status:
 

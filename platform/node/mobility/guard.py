@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import structlog
 
+from hostler.contracts.checkpoint import Checkpoint
 from hostler.contracts.driver import Driver, Host
 from hostler.contracts.net import Net
 from hostler.contracts.ns import Ns
@@ -28,7 +29,7 @@ from hostler.host.pidfd import Identity
 from hostler.node import journal
 from hostler.node.container_verbs import remembered
 from hostler.node.drivers import load_one
-from hostler.node.mobility import standstill
+from hostler.node.mobility import carrier, standstill
 from hostler.node.mobility.standstill import Still
 
 log = structlog.get_logger()
@@ -150,6 +151,9 @@ def settle(host: Host, container: str, load: Load) -> bool:
         still = _read(host, container)
         if still is None or still.on_disk or _lives(still.worker) or _handed_over(host, container) == still.operation:
             return False
+        leaving = standstill.leaving(host, container)
+        if still.checkpoint and (leaving / carrier.PID_FILE).exists():
+            carrier.break_off(leaving, cast(Checkpoint, load("checkpoint", still.checkpoint)))
         net = cast(Net, load("net", still.net)) if still.net else None
         standstill.set_going(host, container, cast(Ns, load("ns", still.ns)), net)
         return True

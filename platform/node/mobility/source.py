@@ -24,8 +24,8 @@ from hostler.mobility import rounds
 from hostler.mobility.methods import Method, choose
 from hostler.node import points
 from hostler.node.journal import Journal
-from hostler.node.mobility import checkpoints, hooks, output
-from hostler.node.mobility.carrier import Carrier, Errand
+from hostler.node.mobility import checkpoints, hooks
+from hostler.node.mobility.carrier import PID_FILE, Carrier, Errand, break_off
 from hostler.node.mobility.checkpoints import Beside
 from hostler.node.mobility.moves import (
     CONTROL,
@@ -119,7 +119,6 @@ class Departure:
         self._passing("ready")
         if method is None:
             volume.send("end")
-            self._send_output(volume)
             control.receive(PATIENCE, "received")
             self._passing("received")
             self._hand_over()
@@ -168,7 +167,7 @@ class Departure:
                 self._carrier = Carrier(
                     Errand(
                         folder=self._server.host.state_dir / "wire", node=self._server.host.node, listen="", operation=self._operation,
-                        peer=self._peer.fingerprint, secret=self._ticket.secret, to=ready.memory,
+                        peer=self._peer.fingerprint, secret=self._ticket.secret, to=ready.memory, pid_file=self._draft / PID_FILE,
                     )
                 )
                 return Method.POST_COPY
@@ -200,7 +199,6 @@ class Departure:
             try:
                 halt(self._server, self._spec, self._operation)
                 frozen = time.monotonic()
-                output.settle(self._server.host, self._spec.id)
                 self._passing("frozen")
                 restored = self._copy(control, volume)
                 self._passing("restored")
@@ -248,7 +246,6 @@ class Departure:
     def _send_changes(self, volume: Channel) -> None:
         with self._phase("send_files"):
             self._send_volume(volume, self._second, self._first)
-            self._send_output(volume)
 
     def _await_restored(self, control: Channel) -> Restored:
         deadline = time.monotonic() + RESTORE_PATIENCE
@@ -280,7 +277,7 @@ class Departure:
             log.warning("the other server was not heard after the hand-over", code=error.stable_code, error=error.message)
             return None
 
-    # --- volumes, and what was written to the log
+    # --- volumes
 
     def _send_volume(self, channel: Channel, snapshot: str, since: str | None) -> None:
         self._storage.snapshot(self._spec.id, snapshot)
@@ -300,9 +297,6 @@ class Departure:
     def _pour(self, snapshot: str, out: Any, since: str | None) -> None:
         with out:
             self._storage.send(self._spec.id, snapshot, out, since=since)
-
-    def _send_output(self, channel: Channel) -> None:
-        self._bytes += output.send(self._server.host, self._spec.id, channel, self._draft / "log")
 
     # --- small things
 
@@ -356,6 +350,8 @@ def come_back(server: Server, spec: ContainerSpec, operation: str) -> None:
             f"container {spec.name} was handed over to the other server and runs there", hint="let the operation go forward: hostler op resolve", code="handed_over"
         )
     if server.drivers.ns(spec.drivers.ns).inspect(spec.id).state in ("running", "frozen"):
+        if (_folder(server, spec) / PID_FILE).exists():
+            break_off(_folder(server, spec), server.drivers.checkpoint())
         go_on(server, spec)
         hold_to_limits(server, spec)  # where a worker died that had lifted them
     _tidy(server, spec, operation)

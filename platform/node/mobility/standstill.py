@@ -34,6 +34,7 @@ class Still(BaseModel):
     ns: str
     net: str
     """Empty for a container without links."""
+    checkpoint: str = ""
     on_disk: bool = False
     """All of its memory is in a checkpoint: it does not go on by itself, or what it did then would be lost."""
 
@@ -80,7 +81,10 @@ def halt(server: Server, spec: ContainerSpec, operation: str) -> None:
     """Bring a running container to a standstill. On failure it goes on. Raises what the drivers raise."""
     me = Identity.of(os.getpid())
     assert me is not None
-    note = Still(operation=operation, pid=me.pid, started_at=me.started_at, ns=spec.drivers.ns, net=spec.drivers.net if spec.links else "")
+    note = Still(
+        operation=operation, pid=me.pid, started_at=me.started_at, ns=spec.drivers.ns, net=spec.drivers.net if spec.links else "",
+        checkpoint=min(server.drivers.loaded["checkpoint"], default=""),
+    )
     try:
         with alone(server.host, spec.id):
             guest.write_whole(still_file(server.host, spec.id), note.model_dump_json())
