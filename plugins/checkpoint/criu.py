@@ -80,6 +80,9 @@ class Criu(Checkpoint):
         for program in ("hostler-launch", "hostler-hook"):
             if not (self.host.libexec / program).exists():
                 lacks.append(Lack(what=f"the program {program}", remedy=f"python -m hostler.host.native {self.host.libexec}", blocks=True))
+        for place in (self.host.libexec, self.host.state_dir):
+            if place.resolve().is_relative_to(_COVERED):
+                lacks.append(Lack(what=f"{place} lies below {_COVERED}, where CRIU sees another folder", remedy="have it elsewhere", blocks=True))
         if self._has("mem_dirty_track"):
             offers.append("memory is copied before the freeze")
         lacks += self._against_post_copy()
@@ -254,12 +257,12 @@ class Criu(Checkpoint):
     # --- how CRIU is run
 
     def _run(self, command: list[str], timeout: float, env: dict[str, str] | None = None) -> Result:
-        words = [self.host.libexec / "hostler-launch", "--cover", self._cache, "/run", "--", self._criu(), *command]
+        words = [self.host.libexec / "hostler-launch", "--cover", self._cache, _COVERED, "--", self._criu(), *command]
         return run(words, timeout=timeout, check=False, env=env)
 
     def _run_beside(self, env: dict[str, str], command: list[str], fds: tuple[int, ...], pid_file: Path) -> Result:
         """A CRIU that goes on should this worker die."""
-        words: list[str | Path] = [self.host.libexec / "hostler-launch", "--cover", self._cache, "/run", "--outlive", pid_file, "--", self._criu(), *command]
+        words: list[str | Path] = [self.host.libexec / "hostler-launch", "--cover", self._cache, _COVERED, "--outlive", pid_file, "--", self._criu(), *command]
         with open(os.devnull, "wb") as nothing:
             return run(words, timeout=post_copy.TIMEOUT, check=False, stdout=nothing, stderr=nothing, pass_fds=fds, env=env)
 
@@ -269,11 +272,11 @@ class Criu(Checkpoint):
 
     def run_restore(self, landing: Landing, command: list[str], questions: Questions) -> Result:
         """The whole of CRIU's run, in the thread of :class:`_Effort`."""
-        if landing.root.is_relative_to("/run"):
-            (self._cache / landing.root.relative_to("/run")).mkdir(parents=True, exist_ok=True)
-        own = ["--cover", str(self._cache), "/run", "--outlive", str(questions.work / "criu.pid")]
+        if landing.root.is_relative_to(_COVERED):
+            (self._cache / landing.root.relative_to(_COVERED)).mkdir(parents=True, exist_ok=True)
+        own = ["--cover", str(self._cache), str(_COVERED), "--outlive", str(questions.work / "criu.pid")]
         environment = _environment(questions.work, words.NAMESPACES, words.MOUNTED, words.RESTORED, words.RESUMED)
-        with (questions.work / "output").open("wb") as output:
+        with (questions.work / _OUTPUT).open("wb") as output:
             return run(
                 [*landing.words, *own, "--", self._criu(), *command],
                 timeout=_TIMEOUT + PATIENCE, check=False, stdout=output, stderr=output, env=environment,
@@ -436,8 +439,13 @@ def _kill_restored(pid: int, work: Path) -> None:
             init.wait(_GIVING_UP)
 
 
+def _output(file: Path) -> str:
+    """What was said before there was a log: by hostler-launch, or by CRIU of its options."""
+    return " ".join(file.read_text(errors="replace").split())[-300:] if file.exists() else ""
+
+
 def _failed(log: Path, doing: str, code: str) -> HostlerError:
-    said = reasons.reason(log.read_text(errors="replace") if log.exists() else "")
+    said = reasons.reason(log.read_text(errors="replace") if log.exists() else "") or _output(log.with_name(_OUTPUT))
     meaning, remedy = reasons.explained(said)
     if "No space left" in said:
         return NoRoom(f"{doing}: {meaning}", hint=remedy)

@@ -41,6 +41,8 @@ def outside(mounts: Iterable[Mount], guest: Path) -> dict[str, str]:
         own = mount.kind == "tmpfs" and mount.root == "/" and not masks  # not so a file that was bound from a tmpfs of the host
         if point == "/" or mount.kind in _OWN or own:
             continue  # /dev and /dev/shm are the container's own
+        if mount.kind.startswith("fuse"):
+            continue  # files of lxcfs, which are taken away when the container is frozen
         found[point] = NOTHING if masks or mount.root.endswith(f"/{NOTHING}") else _name(mount, guest)
     return found
 
