@@ -45,7 +45,9 @@ from hostler_plugins.checkpoint.userns import rehome
 _TIMEOUT = 600
 #: Seconds until a CRIU that was told to give up has.
 _GIVING_UP = 10
-_WORK, _GRAIN = "work", 0.0003
+_WORK, _GRAIN, _OUTPUT = "work", 0.0003, "output"
+#: CRIU sees a tmpfs there in which it keeps its notes.
+_COVERED = Path("/run")
 _PIPES, _PIPE_WANTED = Path("/proc/sys/fs/pipe-max-size"), 4 << 20
 _UFFD = Path("/proc/sys/vm/unprivileged_userfaultfd")
 _SYS_RESOURCE = 24
