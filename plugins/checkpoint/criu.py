@@ -137,9 +137,14 @@ class Criu(Checkpoint):
             return self._dump_all(shape, images, words.dump(shape.pid, images, shape.outside, folder, parent), memory, {})
         work = _work_of(images)
         work.mkdir(mode=0o700)
+
+        def stand_still() -> None:
+            halt()
+            _refuse_strangers(shape)
+
         try:
             command = words.dump(shape.pid, images, shape.outside, folder, parent, self._hook)
-            with _halting(Questions(work), lambda: (halt(), _refuse_strangers(shape))):
+            with _halting(Questions(work), stand_still):
                 return self._dump_all(shape, images, command, memory, _environment(work, words.READY))
         finally:
             shutil.rmtree(work)
@@ -259,8 +264,8 @@ class Criu(Checkpoint):
     # --- how CRIU is run
 
     def _run(self, command: list[str], timeout: float, env: dict[str, str] | None = None) -> Result:
-        words = [self.host.libexec / "hostler-launch", "--cover", self._cache, _COVERED, "--", self._criu(), *command]
-        return run(words, timeout=timeout, check=False, env=env)
+        call: list[str | Path] = [self.host.libexec / "hostler-launch", "--cover", self._cache, _COVERED, "--", self._criu(), *command]
+        return run(call, timeout=timeout, check=False, env=env)
 
     def _run_beside(self, env: dict[str, str], command: list[str], fds: tuple[int, ...], pid_file: Path) -> Result:
         """A CRIU that goes on should this worker die."""
