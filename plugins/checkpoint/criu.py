@@ -415,10 +415,17 @@ def _work_of(images: Path) -> Path:
 
 
 def _show(images: Path) -> None:
-    """CRIU reads images as the container's root, through a folder that it has open: nobody else gets past the folders above."""
-    images.chmod(0o755)
-    for entry in os.scandir(images):
-        os.chmod(entry.path, 0o644)
+    """CRIU reads images as the container's root, through a folder that it has open: nobody else gets past the folders above. Those of a
+    pre-copy are found from there, by way of the folder around them."""
+    chain = [images]
+    while (link := chain[-1] / "parent").exists():
+        chain.append(link.resolve())
+        chain[-1].parent.chmod(0o711)
+    for folder in chain:
+        folder.chmod(0o755)
+        for entry in os.scandir(folder):
+            if entry.is_file(follow_symlinks=False):
+                os.chmod(entry.path, 0o644)
 
 
 def _kill_init(questions: Questions) -> None:
