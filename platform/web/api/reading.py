@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from apiflask import APIBlueprint
@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hostler.broker import Broker
 from hostler.core.api import LogPage, UsageOut
-from hostler.core.errors import Conflict, Unavailable
+from hostler.core.errors import Conflict, NotFound, Unavailable
 from hostler.core.specs import DriverNames
 from hostler.operations.requests import find_container
-from hostler.store.models import Account
+from hostler.store.engine import Store
+from hostler.store.models import Account, Container
 from hostler.web.answers import answer
 from hostler.web.auth.bearer import caller
 from hostler.web.openapi import raw
@@ -78,10 +79,19 @@ def show_logs(name: str, query_data: LogsQuery) -> Response:
     first = _ask_lines(broker, place, query_data.cursor, query_data.tail)
     if not query_data.follow:
         return answer(first)
-    return event_stream(_lines(broker, place, first))
+    return event_stream(_lines(broker, panel().store, place, first))
 
 
-def _lines(broker: Broker, place: Place, page: LogPage) -> Iterator[Frame]:
+def _now(store: Store, place: Place) -> Place:
+    """Where the container is by now: it may have moved, and its log with it. Raises :class:`NotFound` once it is deleted."""
+    with store.read() as session:
+        found = session.get(Container, place.container)
+        if found is None:
+            raise NotFound("the container was deleted", hint="hostler list shows what there is")
+        return place if found.node is None else replace(place, node=found.node.name)
+
+
+def _lines(broker: Broker, store: Store, place: Place, page: LogPage) -> Iterator[Frame]:
     ends = time.monotonic() + LIFETIME
     while time.monotonic() < ends:
         if page.lines:
@@ -90,6 +100,7 @@ def _lines(broker: Broker, place: Place, page: LogPage) -> Iterator[Frame]:
             yield None
         if len(page.lines) < 2:
             time.sleep(GRAIN)
+            place = _now(store, place)
         page = _ask_lines(broker, place, page.cursor, None)
 
 
