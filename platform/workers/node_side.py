@@ -15,13 +15,12 @@ from hostler.core.errors import HostlerError
 from hostler.core.messages import Heartbeat, Hello
 from hostler.core.names import new_id
 from hostler.mobility.keys import key_of
-from hostler.node import container_verbs, drivers, image_verbs, mobility_verbs, watch
+from hostler.node import container_verbs, drivers, image_verbs, mobility_verbs, transfer_verbs, watch
 from hostler.node.archives import Archives
 from hostler.node.drivers import Drivers
 from hostler.node.facts import facts, memory_info, pool_space
 from hostler.node.here import this_host
 from hostler.node.journal import Journal, journal_file
-from hostler.node.mobility import checkpoints
 from hostler.node.mobility.sweep import sweep
 from hostler.node.runner import Runner
 from hostler.node.verbs import Server, Verb
@@ -33,7 +32,7 @@ logger = structlog.get_logger()
 
 def all_verbs() -> dict[str, Verb]:
     """Every verb by name."""
-    return {verb.name: verb for verb in (*container_verbs.VERBS, *image_verbs.VERBS, *mobility_verbs.VERBS)}
+    return {verb.name: verb for verb in (*container_verbs.VERBS, *image_verbs.VERBS, *mobility_verbs.VERBS, *transfer_verbs.VERBS)}
 
 
 def open_wire(settings: NodeSettings) -> Wire | None:
@@ -72,7 +71,6 @@ class NodeSide:
             journal=self.journal,
             key=lambda: key_of(settings.checkpoint_key.get_secret_value(), settings.checkpoint_key_file),
         )
-        checkpoints.shelf(self.server).clean_drafts()
         self.broker = Broker(settings)
         self.runner = Runner(self.server, all_verbs(), self.journal, self.broker.report)
 
