@@ -6,7 +6,7 @@ import io
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -107,8 +107,10 @@ def verify(origin: Origin, key: Key | None = None, *, progress: Progress | None 
         return _through(source, isinstance(origin, Path), key, lambda info: _NOWHERE, keyless=key is None, progress=progress)
 
 
-def extract(origin: Origin, folder: Path, key: Key | None = None, *, progress: Progress | None = None) -> Manifest:
-    """Write all parts to files of ``folder``, which appears whole or not at all, and return the full manifest.
+def extract(
+    origin: Origin, folder: Path, key: Key | None = None, *, leave_out: Collection[PartKind] = (), progress: Progress | None = None
+) -> Manifest:
+    """Write all parts, but those of the kinds to ``leave_out``, to files of ``folder``, which appears whole or not at all, and return the full manifest.
 
     The folder must not exist yet, or be empty and no mount point. Files have mode 0600, its folders 0700; zeros become
     holes. Raises :class:`Invalid`, :class:`Conflict`, :class:`NoRoom`, :class:`NotFound`, :class:`HostFailure`; what a stream raises is passed on.
@@ -116,9 +118,17 @@ def extract(origin: Origin, folder: Path, key: Key | None = None, *, progress: P
     with _opened(origin) as source, folder_draft(folder) as root:
         landing = Landing(root, folder)
         try:
-            return _through(source, isinstance(origin, Path), key, landing.file, keyless=False, progress=progress)
+            return _through(
+                source, isinstance(origin, Path), key, lambda info: _NOWHERE if info.kind in leave_out else landing.file(info), keyless=False, progress=progress
+            )
         finally:
             landing.close()
+
+
+def through(origin: Origin, key: Key | None, sink_of: Callable[[PartInfo], Sink]) -> Manifest:
+    """Take all of a checkpoint through a sink for each part, and return the full manifest. Raises as :func:`extract`, and what a sink raises."""
+    with _opened(origin) as source:
+        return _through(source, isinstance(origin, Path), key, sink_of, keyless=False, progress=None)
 
 
 class Sink(Protocol):

@@ -20,9 +20,10 @@ class Beside:
         except BaseException as error:
             self._failure = error
 
-    def end(self) -> None:
-        """Wait for its end, whatever it is: something else has failed already."""
+    def end(self) -> BaseException | None:
+        """Wait for its end, whatever it is: something else has failed already. What it raised, if anything."""
         self._thread.join()
+        return self._failure
 
     def join(self) -> None:
         """Wait for its end."""

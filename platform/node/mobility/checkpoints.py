@@ -17,10 +17,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from hostler.contracts.checkpoint import DumpReport, Renaming
 from hostler.core.errors import Conflict, HostlerError, Invalid, NotFound, Unsupported
 from hostler.core.specs import ContainerSpec
 from hostler.mobility import writing
+from hostler.mobility.comparing import compare
 from hostler.mobility.compat import HostFacts, Mismatch, compatibility
 from hostler.mobility.frames import Source
 from hostler.mobility.manifest import Manifest
@@ -30,6 +33,8 @@ from hostler.node.mobility import hooks, revival
 from hostler.node.mobility.beside import Beside
 from hostler.node.mobility.standstill import go_on, halt, hold_to_limits, read_still, stay, unhurried
 from hostler.node.verbs import Server
+
+log = structlog.get_logger()
 
 #: Level of zstd: memory compresses two- to fourfold at a gigabyte a second.
 _LEVEL = -3
@@ -87,6 +92,8 @@ def _create(server: Server, spec: ContainerSpec, operation: str, checkpoint: str
     manifest = _manifest(server, spec, checkpoint, snapshot, details, keep=keep)
     summary = shelf(server).write(manifest, writing.of_folder(draft), key=server.key(), level=_LEVEL)
     if not keep:
+        if server.key() is None:
+            draft.rename(_unpacked(server, checkpoint))
         stay(server, spec)
     return details | {"stored": summary.stored, "ms": round((time.monotonic() - began) * 1000, 1)}
 
@@ -128,6 +135,8 @@ def remove(server: Server, spec: ContainerSpec, checkpoint: str, snapshot: str |
     """Remove the file and the snapshot; none is a success."""
     shelf(server).remove(checkpoint)
     _drop(_draft(server, checkpoint))
+    if _unpacked(server, checkpoint).is_dir():
+        shutil.rmtree(_unpacked(server, checkpoint))
     storage = server.drivers.storage(spec.drivers.storage)
     if snapshot is not None and storage.capabilities.snapshot:
         storage.delete_snapshot(spec.id, snapshot)
@@ -151,6 +160,8 @@ def restore(
         _check_fits(server, spec, manifest, source)
         revival.clear(server, spec.id)
         images.parent.mkdir(parents=True, mode=0o700)
+        if source is None and _unpacked(server, checkpoint).is_dir():
+            return _restore_unpacked(server, spec, checkpoint, rollback=rollback, close_connections=close_connections)
         extract(path, images, key)
         if source is not None:
             server.drivers.checkpoint().rename(images, renaming(manifest.container, spec))
@@ -158,6 +169,33 @@ def restore(
             server.drivers.storage(spec.drivers.storage).rollback(spec.id, manifest.volume_snapshot)
         hooks.expect(server, spec.id, "clone" if source is not None else "restore" if rollback else "resume")
     return revival.revive(server, spec, close_connections=close_connections)
+
+
+def _restore_unpacked(server: Server, spec: ContainerSpec, checkpoint: str, *, rollback: bool, close_connections: bool) -> revival.Revived:
+    """From the images that a suspend has kept as they were. They are held against the checkpoint meanwhile, and nothing runs before they
+    are found to be the same; when they are not, it is unpacked after all."""
+    images, path = revival.images_of(server, spec.id), shelf(server).path_of(checkpoint)
+    _unpacked(server, checkpoint).rename(images)
+    hooks.expect(server, spec.id, "restore" if rollback else "resume")
+    if rollback and (snapshot := shelf(server).manifest(checkpoint).volume_snapshot) is not None:
+        server.drivers.storage(spec.drivers.storage).rollback(spec.id, snapshot)
+    same = Beside(lambda: compare(path, images))
+    try:
+        revived = revival.revive(server, spec, close_connections=close_connections)
+        same.join()
+        return revived
+    except HostlerError as error:
+        different = same.end()
+        if different is None:
+            raise
+        log.warning("images that were kept are not what their checkpoint says", checkpoint=checkpoint, reason=str(different), error=error.message)
+    revival.undo(server, spec)
+    return restore(server, spec, checkpoint, rollback=rollback, close_connections=close_connections)
+
+
+def _unpacked(server: Server, checkpoint: str) -> Path:
+    """The images of a suspended container, kept beside its file so that it is back sooner; without a key only, as they are not encrypted."""
+    return shelf(server).path_of(checkpoint).with_suffix(".images")
 
 
 def _check_fits(server: Server, spec: ContainerSpec, manifest: Manifest, source: str | None) -> None:
