@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from pydantic import BaseModel
@@ -25,7 +26,7 @@ class NetCapabilities(Capabilities):
     hold: bool = False
     """:meth:`Net.hold` and :meth:`Net.release`."""
     expect: bool = False
-    """:meth:`Net.expect`. Then packets also wait for a container that :meth:`Net.hold` holds."""
+    """:meth:`Net.expect`, :meth:`Net.kept` and :meth:`Net.bring`. Then packets also wait for a container that :meth:`Net.hold` holds."""
     tenant_networks: bool = False
     """:attr:`Link.network`: a network of the tenant's own across servers, whose addresses may overlap with others'."""
     shared_l2: bool = False
@@ -111,5 +112,20 @@ class Net(Driver):
         draws its traffic back by :meth:`release`. Expected already is a success. On failure nothing is drawn here.
 
         Raises :class:`Conflict` when the container's link is here, not held for a move, and :class:`Unsupported`.
+        """
+        raise self._refuse("keep packets for who is on the way")
+
+    def kept(self, container: str, limit: int) -> dict[str, list[bytes]]:
+        """Of a held container that belongs to another server now: what has come for it, by names of links, oldest first, as far as ``limit``
+        bytes go. It waits here no longer, and what comes from now on, from this server too, goes where the network leads.
+
+        What it looks like is the driver's own; the same driver on another server takes it by :meth:`bring`. Nothing is a success.
+        """
+        raise self._refuse("keep packets for who is held")
+
+    def bring(self, container: str, packets: Mapping[str, Sequence[bytes]]) -> None:
+        """Of an expected container: what :meth:`kept` gave elsewhere waits here now, before what came here.
+
+        What is for no link that is expected, not for its addresses, or more than waits at most, is dropped: it comes from another server.
         """
         raise self._refuse("keep packets for who is on the way")

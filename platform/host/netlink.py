@@ -304,6 +304,12 @@ class Netlink:
         with _said(f"route {address} to interface {index}"):
             self._route.route("replace", dst=f"{address}/{address.max_prefixlen}", oif=index, **more)
 
+    def delete_host_route(self, address: Address) -> None:
+        """One address is behind no interface of its own. None is a success."""
+        more = {"family": socket.AF_INET6} if address.version == 6 else {"family": socket.AF_INET, "scope": _SCOPE_LINK}
+        with _said(f"route {address} like its network"), _gone_is_fine():
+            self._route.route("del", dst=f"{address}/{address.max_prefixlen}", **more)
+
     # --- neighbours ---
 
     def set_neighbour(self, index: int, address: Address, mac: str) -> None:

@@ -150,6 +150,10 @@ class Routed(Veths):
         for address in _addresses(link):
             host.set_host_route(index, address)
 
+    def _lead_away(self, host: Netlink, link: Link) -> None:
+        for address in _addresses(link):
+            host.delete_host_route(address)
+
     def _put_back(self, tap: Tap, link: Link, packets: Iterable[bytes]) -> None:
         waiting.put_packets(link, packets)
 

@@ -7,11 +7,12 @@ tenant's firewall in :mod:`.filters`, the inner end in :mod:`.interior`. What a 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import structlog
@@ -23,7 +24,7 @@ from hostler.core.specs import FirewallRule, Link
 from hostler.host import netlink, netns, nftables
 from hostler.host.netlink import LinkState, Netlink
 from hostler.host.tap import Tap
-from hostler_plugins.net import elements, filters, interior, rates, waiting
+from hostler_plugins.net import elements, filters, interior, rates
 from hostler_plugins.net.elements import Element, Place
 from hostler_plugins.net.filters import Direction
 from hostler_plugins.net.names import Names, room, shaper
@@ -115,6 +116,9 @@ class Veths(Net):
 
     def _answer(self, host: Netlink, link: Link) -> None:
         """Where this server answers for containers: do so for a link that is not here yet. Idempotent."""
+
+    def _lead_away(self, host: Netlink, link: Link) -> None:
+        """What is for the link's addresses goes where the network says they are. Idempotent; :meth:`_lead` undoes it."""
 
     def _part(self, host: Netlink, found: list[Element]) -> None:
         """Undo of :meth:`_join` what does not go with the interface itself, for links whose elements these are. Idempotent."""
@@ -319,7 +323,7 @@ class Veths(Net):
 
     def _let_in(self, rooms: Iterable[Room]) -> None:
         for found in rooms:
-            self._put_back(found.tap, found.link, found.tap.waiting(waiting.PACKETS))
+            self._put_back(found.tap, found.link, found.emptied())
 
     # --- packets that wait ---
 
@@ -339,6 +343,30 @@ class Veths(Net):
         except BaseException:
             self._forget(name)
             raise
+
+    def kept(self, container: str, limit: int) -> dict[str, list[bytes]]:
+        if not self.capabilities.expect:
+            raise self._refuse("keep packets for who is held")
+        found: dict[str, list[bytes]] = {}
+        with netlink.opened() as host, self._expecting:
+            for name in self._rooms.names(self._names.links_of(container)):
+                place = self._rooms.get(name)
+                if place is not None:
+                    self._lead_away(host, place.link)
+                    packets = found[place.link.name] = list(place.emptied())
+                    sizes = itertools.accumulate(map(len, packets))
+                    del packets[sum(1 for size in sizes if size <= limit) :]
+                    limit -= sum(map(len, packets))
+        return found
+
+    def bring(self, container: str, packets: Mapping[str, Sequence[bytes]]) -> None:
+        if not self.capabilities.expect:
+            raise self._refuse("keep packets for who is on the way")
+        with self._expecting:
+            for link, brought in packets.items():
+                place = self._rooms.get(self._names.link(container, link))
+                if place is not None:
+                    place.bring(brought)
 
     def _open_room(self, host: Netlink, container: str, name: str, link: Link) -> None:
         """Lead what is for a link to a room of its own. One that somebody has open is a success."""

@@ -14,8 +14,8 @@ import contextlib
 import ipaddress
 import socket
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -28,6 +28,7 @@ log = structlog.get_logger()
 PACKETS, BYTES, SECONDS = 4096, 8 << 20, 10.0
 
 _HEADER = 14  # of Ethernet
+_LEAST, _LONGEST = 20, 1 << 16  # an IP header; what a packet's length can say
 _LOAD_WORD, _LOAD_HALF, _EQUAL, _RETURN = 0x20, 0x28, 0x15, 0x06  # linux/bpf_common.h: BPF_LD+ABS, BPF_JMP+JEQ, BPF_RET
 _ALL = 0xFFFFFFFF
 _ETHERTYPE, _ARP, _ASKED_FOR = 12, 0x0806, 38  # offsets in a frame; the last is of ARP's target address
@@ -138,6 +139,22 @@ class Room:
     tap: Tap
     link: Link
     expired: Callable[[], None]
+    earlier: list[bytes] = field(default_factory=list)
+    """What came for the link elsewhere."""
+
+    def bring(self, packets: Sequence[bytes]) -> None:
+        """Take in what came elsewhere, as far as there is room for it."""
+        size = 0
+        for packet in packets[:PACKETS]:
+            size += len(packet)
+            if _LEAST <= len(packet) <= _LONGEST and size <= BYTES:
+                self.earlier.append(packet)
+
+    def emptied(self) -> Iterator[bytes]:
+        """All that waits, oldest first. It waits no longer."""
+        earlier, self.earlier = self.earlier, []
+        yield from earlier
+        yield from self.tap.waiting(PACKETS)
 
     def __post_init__(self) -> None:
         self.timer = threading.Timer(SECONDS, self.expired)
@@ -165,6 +182,11 @@ class Rooms:
         if room is not None:
             room.timer.cancel()
         return room
+
+    def get(self, link: str) -> Room | None:
+        """A room that stays where it is."""
+        with self._lock:
+            return self._open.get(link)
 
     def names(self, prefix: str = "") -> list[str]:
         """Links that have a room, and whose names begin with ``prefix``."""

@@ -81,6 +81,15 @@ class Restored(BaseModel):
     phases: dict[str, float] = {}
 
 
+class Go(BaseModel):
+    """S's word that T is the owner."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    packets: dict[str, list[str]] = {}
+    """What came to S for the container while it stood still (:mod:`.following`)."""
+
+
 class Running(BaseModel):
     """T's last word."""
 

@@ -21,7 +21,7 @@ from hostler.core.errors import Conflict, HostlerError, Unavailable
 from hostler.core.specs import ContainerSpec
 from hostler.node import points
 from hostler.node.container_verbs import remember
-from hostler.node.mobility import checkpoints, output, revival
+from hostler.node.mobility import checkpoints, following, output, revival
 from hostler.node.mobility.carrier import Carrier, Errand
 from hostler.node.mobility.moves import (
     CONTROL,
@@ -29,6 +29,7 @@ from hostler.node.mobility.moves import (
     ROUND_PATIENCE,
     SIGN_OF_LIFE,
     VOLUME,
+    Go,
     Ready,
     Restored,
     Round,
@@ -156,7 +157,7 @@ class Arrival:
         revival.make_cgroup(self.server, self.spec)
         while (word := channel.receive(ROUND_PATIENCE, "round", "frozen")).kind == "round":
             _take_round(channel, images, word.parse(Round))
-        with _signs_of_life(channel):
+        with _signs_of_life(channel), following.expected(self.server, self.spec):
             self._passing("frozen")
             last = channel.receive(PATIENCE, "last").parse(Round)
             memory = carrier.criu.fileno() if carrier is not None and last.follows else None
@@ -173,9 +174,10 @@ class Arrival:
         channel.send("restored", Restored(pid=revived.pid, milliseconds=revived.milliseconds, phases=revived.phases))
         self._passing("held")
         # A wire that is cut here decides nothing: what is restored stays held until the control side tells S's word.
-        if channel.receive(PATIENCE, "go", "abort").kind == "abort":
+        if (said := channel.receive(PATIENCE, "go", "abort")).kind == "abort":
             clean(self.server, self.spec)
             return
+        following.bring(self.server, self.spec, said.parse(Go).packets)
         self._passing("go")
         began = time.monotonic()
         phases = land(self.server, self.spec)

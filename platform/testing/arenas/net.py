@@ -94,7 +94,10 @@ class NetArena(Arena):
         if can.expect:
             expect: Call = ("expect", (container, self.link(number)))
             scenes += [Scene([], expect, [drop], owner=container), Scene([expect], still, [drop], owner=container)]
-            scenes.append(Scene([expect, still], release, [drop], owner=container))
+            bring: Call = ("bring", (container, {self.link(number).name: [b"", b"x", b"x" * 70_000]}))
+            scenes += [Scene([expect], bring, [drop], owner=container), Scene([expect, still], release, [drop], owner=container)]
+            if can.hold:
+                scenes.append(Scene([make, hold], ("kept", (container, 1000)), [drop], owner=container))
         return scenes
 
     def absent(self) -> list[tuple[Call, type[HostlerError] | None]]:
@@ -115,7 +118,7 @@ class NetArena(Arena):
         return {
             "firewall": [("set_firewall", ("c0r", _RULES)), ("attach", ("c0r", self.link(0, firewall=_RULES), pid))],
             "hold": [("hold", ("c0r",)), ("release", ("c0r",)), ("attach", ("c0r", self.link(0), pid, True))],
-            "expect": [("expect", ("c0r", self.link(0)))],
+            "expect": [("expect", ("c0r", self.link(0))), ("kept", ("c0r", 1000)), ("bring", ("c0r", {}))],
             "tenant_networks": [("attach", ("c0r", self.link(0, network=7), pid))],
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -77,7 +77,9 @@ class FakeNet(Net):
     def release(self, container: str) -> None:
         self.faults.passing("net.release")
         with self._alone(container):
-            self._links.write(container, self._record(container) | {"held": False})
+            record = self._record(container)
+            waiting = [*self._expected.read(container).get("waiting", []), *record.get("waiting", [])]
+            self._links.write(container, record | {"held": False, "waiting": [], "received": [*record.get("received", []), *waiting]})
             self._expected.drop(container)
 
     def expect(self, container: str, link: Link) -> None:
@@ -92,6 +94,44 @@ class FakeNet(Net):
                 return
             with self._expected.made(container) as folder:
                 self._expected.write(container, record, folder)
+
+    def kept(self, container: str, limit: int) -> dict[str, list[bytes]]:
+        self.faults.passing("net.kept")
+        with self._links.alone(container):
+            record = self._links.read(container)
+            waiting: list[tuple[str, str]] = record.get("waiting", [])
+            if waiting:
+                self._links.write(container, record | {"waiting": []})
+        found: dict[str, list[bytes]] = {}
+        for link, text in waiting:
+            packet = bytes.fromhex(text)
+            limit -= len(packet)
+            if limit >= 0:
+                found.setdefault(link, []).append(packet)
+        return found
+
+    def bring(self, container: str, packets: Mapping[str, Sequence[bytes]]) -> None:
+        self.faults.passing("net.bring")
+        with self._alone(container):
+            if container in self._expected:
+                record = self._expected.read(container)
+                brought = [(link, packet.hex()) for link, found in packets.items() for packet in found if link in record["links"]]
+                self._expected.write(container, record | {"waiting": brought + record.get("waiting", [])})
+
+    def arrive(self, container: str, link: str, packet: bytes) -> None:
+        """Say that a packet comes for a container: it reaches the link, waits for it, or is nobody's."""
+        with self._alone(container):
+            entry = (link, packet.hex())
+            shelf, key = (self._expected, "waiting") if container in self._expected else (self._links, "waiting")
+            record = shelf.read(container)
+            if shelf is self._links and record and not record["held"]:
+                key = "received"
+            if record:
+                shelf.write(container, record | {key: [*record.get(key, []), entry]})
+
+    def received(self, container: str) -> list[tuple[str, bytes]]:
+        """What has reached the container's links, oldest first."""
+        return [(link, bytes.fromhex(text)) for link, text in self._record(container).get("received", [])]
 
     @contextmanager
     def _alone(self, container: str) -> Iterator[None]:

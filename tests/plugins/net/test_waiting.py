@@ -24,6 +24,7 @@ from hostler_plugins.net.bridge import Bridge
 from hostler_plugins.net.routed import Routed
 from hostler_plugins.net.veths import Veths
 from hostler_plugins.net.vxlan import Vxlan
+from tests.plugins.net.frames import ethernet, mac, udp4
 from tests.plugins.net.repair import moved
 from tests.plugins.net.world import Container, World, udp_arrives
 
@@ -55,9 +56,17 @@ class Move:
         self.verb("alpha", "hold")
         self.verb("beta", "expect", self.source.link)
 
+    def bring(self) -> None:
+        """What came to alpha goes along with the move's last word."""
+        drivers = self.world.drivers
+        with self.world.on("alpha"):
+            packets = drivers["alpha"].kept(self.source.id, 1 << 20)
+        drivers["beta"].bring(self.source.id, packets)
+
     def arrive(self) -> None:
         """It is there, and runs."""
         self.world.attach(self.target, held=True)
+        self.bring()
         self.verb("beta", "release")
         self.verb("alpha", "detach")
 
@@ -161,6 +170,22 @@ def test_nothing_is_lost_that_comes_when_it_is_expected(move: Move, version: int
 
 
 @pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("who", [0, 1, 2], ids=["far", "near", "peer"])
+def test_nothing_is_lost_that_comes_while_it_moves(move: Move, version: int, who: int) -> None:
+    """From before it stands still to after it runs again: each packet reaches the one or the other."""
+    with _inbox(move.source, version) as there, _inbox(move.target, version) as here, Train(move.callers[who], move.source, version) as train:
+        time.sleep(0.02)
+        move.expect()
+        time.sleep(_HELD)
+        move.arrive()
+        time.sleep(0.02)
+        train.stop()
+        before, after = _numbers(there), _numbers(here)
+        assert before and after
+        assert sorted(before + after) == list(range(train.sent))
+
+
+@pytest.mark.parametrize("version", [4, 6])
 def test_who_asks_where_it_is_meanwhile_need_not_ask_again(move: Move, version: int) -> None:
     fresh = move.world.placed("gamma", 1, 9)
     move.expect()
@@ -198,6 +223,7 @@ def test_an_open_connection_waits_no_longer_than_the_container_stands_still(move
             time.sleep(_HELD)
             move.world.attach(move.target, held=True)
             with moved(served, move.target) as there:
+                move.bring()
                 move.verb("beta", "release")
                 with Echo(there, unread):
                     held = time.monotonic() - held
@@ -356,6 +382,21 @@ def test_a_flood_is_bounded_and_the_first_of_it_waits(move: Move, monkeypatch: p
         found = _numbers(inbox)
     assert found[:50] == list(range(50))
     assert len(found) <= 200  # the device's queue, and that before it
+
+
+def test_what_another_server_brings_is_bounded_and_for_the_container_alone(move: Move) -> None:
+    stranger = move.world.placed("beta", 1, 30)
+    move.expect()
+    frame = udp4(move.peer.v4, stranger.v4, struct.pack("!I", 7), ports=(4000, 9000))
+    if not isinstance(move.world.drivers["beta"], Routed):
+        frame = ethernet(mac(stranger.link.mac), mac(move.peer.link.mac), 0x0800, frame)
+    name = move.source.link.name
+    move.world.drivers["beta"].bring(move.source.id, {name: [b"", b"\x45", b"\xff" * 40, bytes(64), frame, *[bytes(9000)] * 5000], "nowhere": [frame]})
+    with _inbox(move.target, 4) as inbox, _inbox(stranger, 4) as other:
+        move.arrive()
+        assert _numbers(inbox, 0.1) == _numbers(other, 0.1) == []
+    for one in move.callers:
+        assert udp_arrives(one, move.target, 4)
 
 
 def test_the_tenants_firewall_judges_what_waited(move: Move) -> None:
