@@ -123,14 +123,14 @@ class Departure:
             self._passing("received")
             self._hand_over()
             self._passing("handed-over")
-            return self._report("files", None)
+            return self.report("files", None)
         if follows:
             method = self._begin_carrying(ready)
         elif method is Method.PRE_COPY:
             self._copy_before(control)
         frozen_ms = self._move_live(control, volume)
         self._until_followed()
-        return self._report(method.value, frozen_ms)
+        return self.report(method.value, frozen_ms)
 
     # --- memory before the freeze, or after it
 
@@ -204,6 +204,8 @@ class Departure:
                 self._passing("restored")
                 self._hand_over()
             except BaseException as error:
+                if self.handed_over:  # the word may be on the disk although writing it failed
+                    raise
                 self._end_carrying()
                 go_on(self._server, self._spec)
                 _abort(control, error)
@@ -255,6 +257,11 @@ class Departure:
                 if word.kind == "restored":
                     return word.parse(Restored)
         raise Timeout(f"the other server did not restore the container within {RESTORE_PATIENCE:g} s", hint="look at its load, then move it again")
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the container is the other server's."""
+        return _journal(self._server).handed_over(self._spec.id) == self._operation
 
     def _hand_over(self) -> None:
         """The word. Before it the container is ours, after it theirs."""
@@ -315,7 +322,8 @@ class Departure:
         finally:
             self._phases[name] = round((time.monotonic() - began) * 1000, 1)
 
-    def _report(self, method: str, frozen_ms: float | None) -> dict[str, Any]:
+    def report(self, method: str, frozen_ms: float | None) -> dict[str, Any]:
+        """What it cost so far."""
         self._phases["total"] = round((time.monotonic() - self._began) * 1000, 1)
         return {"method": method, "frozen_ms": frozen_ms, "bytes": self._bytes, "phases": self._phases, "why": self._why,
                 "rounds": [{"bytes": one.size, "ms": one.milliseconds} for one in self._rounds]}
@@ -335,7 +343,14 @@ def leave(
     if _folder(server, spec).is_dir():
         come_back(server, spec, operation)
         raise Unavailable("the worker was restarted in the middle of the move; the container goes on where it was", hint="move it again", code="interrupted")
-    return Departure(server, spec, operation, peer, secret).run(allowed=allowed, checkpoint=checkpoint)
+    departure = Departure(server, spec, operation, peer, secret)
+    try:
+        return departure.run(allowed=allowed, checkpoint=checkpoint)
+    except Exception as error:
+        if not departure.handed_over:
+            raise
+        log.error("the container was handed over, and something went wrong since", error=str(error))  # move.clean removes what is left
+        return departure.report("live" if allowed else "files", None)
 
 
 def _folder(server: Server, spec: ContainerSpec) -> Path:
