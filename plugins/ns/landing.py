@@ -109,10 +109,7 @@ def hold_devices(folders: Mapping[str, str]) -> None:
 def furnish(pid: int, ids: IdRange) -> None:
     """The settings of the network namespace that :func:`bundle.config` has the runtime set. Groups are the host's here: the kernel
     reads them in the user namespace of whoever writes."""
-    settings = {
-        "ipv4/ip_unprivileged_port_start": "0",
-        "ipv4/ping_group_range": f"{ids.base} {ids.base + ids.count - 1}",
-    }
+    settings = bundle.network_settings(ids.base, ids.base + ids.count - 1)
     with netns.entered(netns.of_process(pid)):
         for name, value in settings.items():
-            (Path("/proc/sys/net") / name).write_text(value)
+            Path("/proc/sys/net", *name.split(".")).write_text(value)

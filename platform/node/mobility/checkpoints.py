@@ -234,12 +234,13 @@ def take_in(server: Server, stream: Source, limit: int) -> Manifest:
 
 def misfits(server: Server, manifest: Manifest) -> list[Mismatch]:
     """Why a checkpoint could not be brought back here, where its volume is: the image that this was made of is not needed any more."""
-    facts = host_facts(server)
-    return compatibility(manifest, facts.model_copy(update={"images": facts.images | {manifest.container.image.digest}}))
+    parents = {manifest.parent} if manifest.parent is not None and shelf(server).path_of(manifest.parent).exists() else set()
+    known = {"images": frozenset({manifest.container.image.digest}), "checkpoints": frozenset(parents)}
+    return compatibility(manifest, host_facts(server).model_copy(update=known))
 
 
 def host_facts(server: Server) -> HostFacts:
-    """What this server says of itself to a checkpoint."""
+    """What this server says of itself to a checkpoint, but for its images and its other checkpoints."""
     disk = os.statvfs(server.host.state_dir)
     try:
         driver, _, version = server.drivers.checkpoint().writer.partition(" ")
@@ -249,7 +250,6 @@ def host_facts(server: Server) -> HostFacts:
     return HostFacts(
         node=server.host.node, architecture=platform.machine(), kernel=platform.release(), cpu_features=frozenset(cpu_features()),
         drivers=drivers, storage=frozenset(server.drivers.loaded["storage"]), free=disk.f_bavail * disk.f_frsize,
-        checkpoints=frozenset(entry.id for entry in shelf(server).entries()),
     )
 
 

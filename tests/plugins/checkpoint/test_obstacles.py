@@ -25,11 +25,11 @@ from tests.plugins.ns.world import eventually
 
 lab = pytest.mark.lab
 
-#: As a container is; without its system call filter; with capabilities over its own namespaces; with a device of the host's.
+#: As a container is; without its system call filter; with capabilities over its own namespaces and with MPTCP; with a device of the host's.
 CONFINED, UNFILTERED, MIGHTY, DEVICE = range(4)
 #: What cannot be taken along: the thing, as awkward.c calls it; how much confinement it needs; the obstacle's code.
 NOT = (
-    ("secretmem", CONFINED, "secret_memory"), ("mqueue", CONFINED, "message_queue"), ("mptcp", CONFINED, "socket"), ("traced", CONFINED, "traced"),
+    ("secretmem", CONFINED, "secret_memory"), ("mqueue", CONFINED, "message_queue"), ("mptcp", MIGHTY, "socket"), ("traced", CONFINED, "traced"),
     ("huge-ghost", CONFINED, "deleted_file"), ("half-deleted", CONFINED, "deleted_file"), ("mapped-ghost", CONFINED, "deleted_file"),
     ("io_uring", UNFILTERED, "io_uring"), ("userfaultfd", UNFILTERED, "special_file"), ("perf", UNFILTERED, "special_file"), ("vsock", UNFILTERED, "socket"),
     ("ns-user", UNFILTERED, "nested_namespace"), ("ns-net", MIGHTY, "nested_namespace"), ("ns-uts", MIGHTY, "nested_namespace"), ("ns-ipc", MIGHTY, "nested_namespace"),
@@ -77,6 +77,7 @@ def lifted(config: Callable[..., dict[str, Any]], level: int, device: Path) -> C
         if level >= MIGHTY:
             for names in made["process"]["capabilities"].values():
                 names += ["CAP_SYS_ADMIN", "CAP_NET_RAW"]
+            made["linux"]["sysctl"].pop("net.mptcp.enabled", None)
         if level == DEVICE:
             made["mounts"].append({"destination": "/dev/fuse", "type": "bind", "source": str(device), "options": ["bind"]})
         return made
@@ -146,6 +147,15 @@ def test_what_is_not_told_comes_back(
     root = there.world.root_of(spec)
     eventually(lambda: all((root / f"tmp/again-{thing}").exists() for thing in CAN[level]), 10)
     assert {thing: (root / f"tmp/again-{thing}").read_text() for thing in CAN[level]} == dict.fromkeys(CAN[level], "yes")
+
+
+@lab
+def test_a_container_has_no_mptcp(nodes: tuple[Node, Node], awkward: Path) -> None:
+    """Programs that prefer it use TCP then, and can be checkpointed."""
+    here, _ = nodes
+    spec = doing(here, awkward, ("nothing",))
+    found = here.world.sh(spec, "cat /proc/sys/net/mptcp/enabled; /tmp/awkward mptcp")
+    assert found.exit_code == 77 and found.stdout in ("0\n", "")
 
 
 @lab
