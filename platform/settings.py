@@ -45,6 +45,7 @@ class ControlSettings(PlatformSettings):
     overcommit_memory: float = Field(default=1.0, ge=0.1, description="bytes promised per byte of memory")
     overcommit_disk: float = Field(default=2.0, ge=0.1, description="bytes promised per byte of the pool")
     image_limit: int = Field(default=4 << 30, description="largest archive that the panel takes, in bytes")
+    checkpoint_limit: int = Field(default=64 << 30, description="largest exported checkpoint that the panel takes, in bytes")
 
     @property
     def store(self) -> str:

@@ -1,14 +1,15 @@
-"""checkpoint: create, ls, show, inspect, verify, rm."""
+"""checkpoint: create, ls, show, inspect, verify, export, import, rm."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
-from hostler.cli import output
+from hostler.cli import output, progress
 from hostler.cli.connection import connect
-from hostler.cli.waiting import conclude, wait_options
+from hostler.cli.waiting import conclude, finished, raise_failure, wait_options
 from hostler.core.units import format_size
 
 
@@ -102,6 +103,49 @@ def verify(checkpoint_id: str, as_json: bool) -> None:
         output.print_json(found)
     else:
         click.echo(f"checkpoint {checkpoint_id} is whole")
+
+
+@checkpoint.command()
+@click.argument("checkpoint_id", metavar="ID")
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@output.json_option
+def export(checkpoint_id: str, file: Path | None, as_json: bool) -> None:
+    """Write a checkpoint with its files to one FILE (ID.checkpoint without one), for this installation or another.
+
+    It holds the container's whole memory. It is encrypted when the server has a key.
+    """
+    from hostler.mobility.drafts import check_absent
+
+    target = file or Path(f"{checkpoint_id}.checkpoint")
+    check_absent(target)
+    with connect() as client:
+        made = finished(client, client.export_checkpoint(checkpoint_id))
+        raise_failure(made)
+        size = int(str(made.result["size"]))
+        with progress.of_bytes(f"download {target.name}", size) as advance:
+            client.download_checkpoint(made, target, advance)
+    if as_json:
+        output.print_json(made)
+    else:
+        kind = "encrypted" if made.result.get("encrypted") else "not encrypted"
+        click.echo(f"checkpoint {checkpoint_id} of {made.target} is in {target}, {format_size(size)}, {kind}")
+
+
+@checkpoint.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", help="What the container is called; without it as the original was.")
+@click.option("--plan", help="Its plan; without it the smallest that allows as much as the original had.")
+@click.option("--on", metavar="NODE", help="The server; without it the best.")
+@wait_options
+def import_checkpoint(file: Path, name: str | None, plan: str | None, on: str | None, no_wait: bool, as_json: bool) -> None:
+    """Make a new, warm container of an exported checkpoint: memory and files, with an address of its own.
+
+    For the provider. Whoever made the FILE decides what runs: import none of strangers.
+    """
+    with connect() as client:
+        with progress.of_bytes(f"upload {file.name}", file.stat().st_size) as advance:
+            operation = client.import_checkpoint(file, name=name, plan=plan, on=on, advance=advance)
+        conclude(client, operation, no_wait=no_wait, as_json=as_json)
 
 
 @checkpoint.command()

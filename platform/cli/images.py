@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import click
 
-from hostler.cli import output
+from hostler.cli import output, progress
 from hostler.cli.connection import connect
 from hostler.cli.waiting import conclude, wait_options
 from hostler.core.units import format_size
@@ -85,7 +85,7 @@ def import_image(source: Path, name: str, no_wait: bool, as_json: bool) -> None:
     """Upload an archive: a tar of a root file system, `docker save`'s, or an OCI layout as file or folder."""
     with connect() as client, _archive(source) as file:
         size = os.fstat(file.fileno()).st_size
-        with _bar(name, size) as advance:
+        with progress.of_bytes(f"upload {name}", size) as advance:
             operation = client.import_image(name, _chunks(file, advance), size)
         conclude(client, operation, no_wait=no_wait, as_json=as_json)
 
@@ -118,17 +118,3 @@ def _chunks(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[bytes]:
     while chunk := file.read(_CHUNK):
         yield chunk
         advance(len(chunk))
-
-
-@contextmanager
-def _bar(name: str, size: int) -> Iterator[Callable[[int], None]]:
-    if not output.on_terminal():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"upload {name}", total=size)
-        yield lambda count: progress.advance(task, count)

@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "suspend": ("mobility", "suspend", "Suspend containers: memory to disk, RAM and CPU given back."),
     "resume": ("mobility", "resume", "Resume suspended containers."),
     "migrate": ("mobility", "migrate", "Move a container to another server, as live as it can be."),
-    "checkpoint": ("checkpoints", "checkpoint", "Checkpoints: create, ls, show, inspect, verify, rm."),
+    "checkpoint": ("checkpoints", "checkpoint", "Checkpoints: create, ls, show, inspect, verify, export, import, rm."),
     "restore": ("mobility", "restore", "Take a container back in time, memory and files."),
     "clone": ("mobility", "clone", "Make a new container from a running one, warm."),
     "delete": ("power", "delete", "Delete containers with all that they have."),

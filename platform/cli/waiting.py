@@ -74,7 +74,7 @@ def outcome(client: Client, operation: OperationOut) -> str:
     """The last line: what is now."""
     took = f"({operation.seconds or 0:.2f} s)"
     name, kind = operation.target, operation.kind
-    if kind in ("provision", "start", "restart", "resume", "restore", "clone"):
+    if kind in ("provision", "start", "restart", "resume", "restore", "clone", "checkpoint.import"):
         return f"{name} is running{_where(client, operation)} {took}"
     if kind == "resize":
         change: Any = operation.request.get("change", {})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 from hostler.client.http import Http
@@ -15,6 +17,7 @@ T = TypeVar("T")
 
 #: Seconds between two looks at an operation whose stream cannot be had.
 POLL = 0.5
+_PIECE = 1 << 18
 
 
 class Client:
@@ -222,6 +225,27 @@ class Client:
         """Ask for a checkpoint's end."""
         return self._change("DELETE", f"/v1/checkpoints/{_part(checkpoint)}")
 
+    def export_checkpoint(self, checkpoint: str) -> api.OperationOut:
+        """Ask for a checkpoint as one file; once that is done, :meth:`download_checkpoint`."""
+        return self._change("POST", f"/v1/checkpoints/{_part(checkpoint)}/export")
+
+    def download_checkpoint(self, export: api.OperationOut, file: Path, advance: Callable[[int], None] = lambda count: None) -> None:
+        """Write what an export that is done has made to a new file, and have the panel's copy removed. See :func:`hostler.client.downloads.download`."""
+        from hostler.client.downloads import download
+
+        path = f"{_operation(export.id)}/file"
+        download(self._http.download(path), file, str(export.result["digest"]), advance)
+        self._http.request("DELETE", path)
+
+    def import_checkpoint(
+        self, file: Path, *, name: str | None = None, plan: str | None = None, on: str | None = None, advance: Callable[[int], None] = lambda count: None
+    ) -> api.OperationOut:
+        """Upload an exported checkpoint and ask for a container of it. Raises OSError for a file that cannot be read."""
+        query = {key: value for key, value in {"name": name, "plan": plan, "on": on}.items() if value is not None}
+        with file.open("rb") as source:
+            size = os.fstat(source.fileno()).st_size
+            return api.OperationOut.model_validate(self._http.upload("/v1/checkpoints/import", query, _pieces(source, advance), size))
+
     def restore(self, name: str, checkpoint: str) -> api.OperationOut:
         """Ask for a container to go back in time."""
         return self._change("POST", f"{_container(name)}/restore", {"checkpoint": checkpoint})
@@ -301,6 +325,12 @@ def failure(operation: api.OperationOut) -> HostlerError | None:
     if operation.error is not None:
         return operation.error.raised()
     return HostlerError(f"operation {operation.id} is {operation.state.replace('_', ' ')}", hint=f"hostler op show {operation.id}", code=operation.state)
+
+
+def _pieces(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[bytes]:
+    while piece := file.read(_PIECE):
+        yield piece
+        advance(len(piece))
 
 
 def _part(text: str) -> str:

@@ -23,6 +23,7 @@ from hostler.core.errors import HostlerError, Timeout, Unavailable
 PAUSES = (0.1, 0.4)
 #: Seconds of silence after which a stream is taken to be dead; the panel sends a comment every 10.
 STREAM_SILENCE = 30.0
+_PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,18 @@ class Http:
                 continue
             return _result(response)
         raise AssertionError("unreachable")
+
+    def download(self, path: str) -> Iterator[bytes]:
+        """GET bytes as they come. Raises :class:`Unavailable` when the connection breaks before their end."""
+        try:
+            with self._http.stream("GET", path, headers={"Accept": "application/octet-stream, application/problem+json"}, timeout=httpx.Timeout(60, connect=10)) as response:
+                if response.status_code != 200:
+                    response.read()
+                    _result(response)
+                    raise _foreign(response)
+                yield from response.iter_bytes(_PIECE)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
 
     def upload(self, path: str, query: dict[str, Any], chunks: Iterable[bytes], size: int) -> Any:
         """POST bytes as they come. Not tried again: they can be read once."""

@@ -49,6 +49,7 @@ ALLOWED: dict[str, frozenset[State]] = {
     "migrate": frozenset({State.RUNNING, State.SUSPENDED, State.STOPPED}),
     "checkpoint": frozenset({State.RUNNING}),
     "checkpoint.delete": frozenset({State.STOPPED, State.RUNNING, State.FROZEN, State.SUSPENDED, State.ERROR}),
+    "checkpoint.export": frozenset({State.STOPPED, State.RUNNING, State.FROZEN, State.SUSPENDED, State.ERROR}),
     "restore": frozenset({State.RUNNING, State.STOPPED, State.SUSPENDED, State.ERROR}),
     "delete": frozenset({State.STOPPED, State.RUNNING, State.FROZEN, State.SUSPENDED, State.ERROR}),
 }

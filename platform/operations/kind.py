@@ -30,6 +30,12 @@ class Provider:
     tickets: Tickets
     blob_dir: Path
     image_limit: int
+    checkpoint_limit: int = 64 << 30
+
+    @property
+    def transfer_dir(self) -> Path:
+        """Where exported checkpoints are on their way."""
+        return self.blob_dir / "transfers"
 
 
 class Kind(ABC):

@@ -16,10 +16,12 @@ from hostler.operations.resize import Resize
 from hostler.operations.restore import Restore
 from hostler.operations.resume import Resume
 from hostler.operations.suspend import Discard, Suspend
+from hostler.operations.transfer import ExportCheckpoint, ImportCheckpoint
 
 KINDS: tuple[type[Kind], ...] = (
     Provision, Start, Stop, Restart, Resize, Delete, Exec, ImportImage, BuildImage, DeleteImage,
-    Suspend, Discard, Resume, Migrate, Reap, TakeCheckpoint, DeleteCheckpoint, Restore, Clone,
+    Suspend, Discard, Resume, Migrate, Reap, TakeCheckpoint, DeleteCheckpoint, Restore, Clone, ExportCheckpoint,
+    ImportCheckpoint,
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ class Tickets:
         self._panel = panel_url.rstrip("/")
 
     def issue(self, purpose: str, thing: str) -> str:
-        """A ticket for ``purpose`` (``fetch``, ``store``) on ``thing`` (a digest, an operation's id)."""
+        """A ticket for ``purpose`` (``fetch``, ``store``, ``take``, ``hand in``) on ``thing`` (a digest, an operation's id)."""
         return self._serializer.dumps([purpose, thing])
 
     def check(self, ticket: str, purpose: str, thing: str) -> None:
@@ -46,6 +46,14 @@ class Tickets:
     def store_url(self, operation: str) -> str:
         """Where a server hands in the archive that ``operation`` built."""
         return f"{self._panel}/v1/blobs?operation={operation}&ticket={self.issue('store', operation)}"
+
+    def take_url(self, operation: str) -> str:
+        """Where a server gets the checkpoint that was uploaded for ``operation``."""
+        return f"{self._panel}/v1/transfers/{operation}?ticket={self.issue('take', operation)}"
+
+    def hand_in_url(self, operation: str) -> str:
+        """Where a server hands in the checkpoint that ``operation`` exports."""
+        return f"{self._panel}/v1/transfers/{operation}?ticket={self.issue('hand in', operation)}"
 
 
 def load_key(path: Path) -> bytes:

@@ -18,9 +18,9 @@ from hostler.store.models import Container, Event, Operation
 
 #: States of an operation that has not ended.
 OPEN = ("queued", "running", "undoing")
-_BRING_UP = ("provision", "start", "restart", "resume", "migrate", "restore", "clone")
+_BRING_UP = ("provision", "start", "restart", "resume", "migrate", "restore", "clone", "checkpoint.import")
 #: Verbs whose result tells the init that they made or brought back.
-_MAKES_INIT = ("sandbox.create", "checkpoint.restore", "move.in")
+_MAKES_INIT = ("sandbox.create", "checkpoint.restore", "checkpoint.import", "move.in")
 #: Of a container's ends, only the last few can be the present init's.
 _LOOKED_AT = 5
 

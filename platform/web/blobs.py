@@ -1,4 +1,4 @@
-"""The folder of image archives. A file appears under its digest whole or not at all.
+"""The folder of image archives, and that of checkpoints on their way. A file appears under its digest, or its operation, whole or not at all.
 
 Uploads go into a file without a name (``O_TMPFILE``, open(2)), so that whatever ends one, even the panel's own
 death, leaves nothing behind. Linking it (linkat(2)) gives it its name.
@@ -41,12 +41,12 @@ class Upload:
     size: int
     folder: Path
 
-    def keep(self) -> bool:
-        """Give it its name. False: a file of the same bytes is there already, which serves as well. Raises :class:`HostFailure`."""
+    def keep(self, name: str | None = None) -> bool:
+        """Give it its name: its digest where none is said. False: there is one already, which serves as well. Raises :class:`HostFailure`."""
         folder = os.open(self.folder, os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # A folder's descriptor makes Python call linkat(2), which alone follows the link in /proc to the file.
-            os.link(f"/proc/self/fd/{self.descriptor}", self.digest.removeprefix("sha256:"), dst_dir_fd=folder, follow_symlinks=True)
+            os.link(f"/proc/self/fd/{self.descriptor}", name or self.digest.removeprefix("sha256:"), dst_dir_fd=folder, follow_symlinks=True)
             os.fsync(folder)
         except FileExistsError:
             return False
@@ -65,21 +65,26 @@ def path_of(folder: Path, digest: str) -> Path:
     return path
 
 
+def check_promised(expected: int | None, limit: int, setting: str) -> None:
+    """Raise :class:`TooLarge` for a request that says so, before its stream is touched."""
+    if expected is not None and expected > limit:
+        raise _too_large(limit, setting)
+
+
 @contextmanager
-def received(stream: IO[bytes], folder: Path, limit: int, expected: int | None) -> Iterator[Upload]:
-    """Take an archive from a request. ``expected``: bytes that its header promised.
+def received(stream: IO[bytes], folder: Path, limit: int, expected: int | None, setting: str = "HOSTLER_IMAGE_LIMIT") -> Iterator[Upload]:
+    """Take an archive from a request. ``expected``: bytes that its header promised; none of one whose end tells. ``setting`` bounds it.
 
     Raises :class:`TooLarge`, :class:`Invalid` when it breaks off or is empty, :class:`NoRoom` when the disk is full.
     """
-    if expected is not None and expected > limit:
-        raise _too_large(limit)
+    check_promised(expected, limit, setting)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _explained(error) from error
     try:
-        digest, size = _copied(stream, descriptor, limit)
+        digest, size = _copied(stream, descriptor, limit, setting)
         if size == 0 or (expected is not None and size != expected):
             raise Invalid("the archive broke off before its end", hint="send it again", code="incomplete")
         yield Upload(descriptor, digest, size, folder)
@@ -87,18 +92,18 @@ def received(stream: IO[bytes], folder: Path, limit: int, expected: int | None) 
         os.close(descriptor)
 
 
-def _copied(stream: IO[bytes], descriptor: int, limit: int) -> tuple[str, int]:
+def _copied(stream: IO[bytes], descriptor: int, limit: int, setting: str) -> tuple[str, int]:
     hasher, size = hashlib.sha256(), 0
     try:
         while chunk := stream.read(_CHUNK):
             size += len(chunk)
             if size > limit:
-                raise _too_large(limit)
+                raise _too_large(limit, setting)
             hasher.update(chunk)
             _write(descriptor, chunk)
     except RequestEntityTooLarge as error:
-        raise _too_large(limit) from error
-    except ClientDisconnected as error:
+        raise _too_large(limit, setting) from error
+    except (ClientDisconnected, OSError) as error:  # the latter: of chunks without an end
         raise Invalid("the archive broke off before its end", hint="send it again", code="incomplete") from error
     _sync(descriptor)
     return f"sha256:{hasher.hexdigest()}", size
@@ -120,8 +125,8 @@ def _sync(descriptor: int) -> None:
         raise _explained(error) from error
 
 
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the archive is larger than {format_size(limit)}", hint="make it smaller; the provider's HOSTLER_IMAGE_LIMIT bounds it")
+def _too_large(limit: int, setting: str) -> TooLarge:
+    return TooLarge(f"the archive is larger than {format_size(limit)}", hint=f"make it smaller; the provider's {setting} bounds it")
 
 
 def _explained(error: OSError) -> HostlerError:

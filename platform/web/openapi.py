@@ -201,7 +201,7 @@ def _problems(operation: dict[str, Any], path: str, method: str, level: Access) 
         found |= _WITH_INPUT
     if method != "get":
         found |= _ON_CHANGE
-    if method == "get" and path.endswith(("/logs", "/usage", "/suspend", "/migrate", "/manifest", "/verify")):
+    if method == "get" and path.endswith(("/logs", "/usage", "/suspend", "/migrate", "/manifest", "/verify", "/file")):
         found |= {"409": "Its state does not allow this.", "502": "The server failed."}
     if path == "/v1/containers":
         found |= {"404": "There is no such image, plan or account."}

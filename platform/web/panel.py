@@ -74,7 +74,10 @@ class Panel:
         """What containers' specs are put together with."""
         settings = self.settings
         ratio = Overcommit(settings.overcommit_cpu, settings.overcommit_memory, settings.overcommit_disk)
-        return Provider(pool=self.pool, overcommit=ratio, tickets=self.tickets, blob_dir=settings.blob_dir, image_limit=settings.image_limit)
+        return Provider(
+            pool=self.pool, overcommit=ratio, tickets=self.tickets, blob_dir=settings.blob_dir, image_limit=settings.image_limit,
+            checkpoint_limit=settings.checkpoint_limit,
+        )
 
     def close(self) -> None:
         """Close what this process opened."""

@@ -31,6 +31,7 @@ app.conf.beat_schedule = {
     "tick": {"task": "control.tick", "schedule": TICK, "options": {"queue": CONTROL_QUEUE, "expires": TICK.total_seconds()}},
     "ping": {"task": "control.ping", "schedule": PING, "options": {"queue": CONTROL_QUEUE, "expires": PING.total_seconds()}},
     "clean": {"task": "control.clean", "schedule": timedelta(hours=1), "options": {"queue": CONTROL_QUEUE, "expires": 600}},
+    "sweep": {"task": "control.sweep", "schedule": timedelta(minutes=5), "options": {"queue": CONTROL_QUEUE, "expires": 300}},
 }
 
 #: While the store or the broker is away, news is tried again for about a minute.
@@ -115,3 +116,9 @@ def ping() -> None:
 def clean() -> None:
     """Expire what is kept for a while only."""
     side().clean()
+
+
+@app.task(name="control.sweep")
+def sweep() -> None:
+    """Remove what was left to be downloaded and was not."""
+    side().sweep()

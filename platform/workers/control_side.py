@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from hostler.broker import Broker
 from hostler.core.lifecycle import State, Wanted
 from hostler.core.messages import ContainerEvent, Heartbeat, Hello, now
+from hostler.operations import transfers
 from hostler.operations.engine import Engine
 from hostler.operations.kind import Provider
 from hostler.operations.kinds import all_kinds
@@ -39,6 +40,7 @@ def provider_of(settings: ControlSettings) -> Provider:
         tickets=Tickets(load_key(settings.secret_path), settings.panel_url),
         blob_dir=settings.blob_dir,
         image_limit=settings.image_limit,
+        checkpoint_limit=settings.checkpoint_limit,
     )
 
 
@@ -48,8 +50,9 @@ class ControlSide:
     def __init__(self, settings: ControlSettings) -> None:
         self.store = Store(settings.store)
         self.broker = Broker(settings)
+        self.provider = provider_of(settings)
         self.engine = Engine(
-            self.store, all_kinds(provider_of(settings)), self.broker.send, self.broker.look_at, self.broker.announce
+            self.store, all_kinds(self.provider), self.broker.send, self.broker.look_at, self.broker.announce
         )
 
     def hello(self, hello: Hello) -> None:
@@ -136,6 +139,12 @@ class ControlSide:
             session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - KEYS_KEPT))
             session.execute(delete(Token).where(Token.expires_at < now() - KEYS_KEPT))
             session.execute(delete(Operation).where(Operation.ended_at < now() - OPERATIONS_KEPT))
+
+    def sweep(self) -> None:
+        """Remove exported checkpoints that nobody has downloaded."""
+        with self.store.read() as session:
+            for operation in transfers.sweep(session, self.provider.transfer_dir):
+                log.info("an exported checkpoint was not downloaded in time", operation=operation)
 
     def close(self) -> None:
         """Close all connections."""

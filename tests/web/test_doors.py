@@ -16,9 +16,10 @@ from hostler.web.panel import Panel
 from tests.web.fixtures import World
 from tests.web.fleet import Fleet, Server
 from tests.web.test_containers import WEB, ended
+from tests.web.test_transfers import checkpoint_file
 
 PUBLIC = {("get", "/v1/health")}
-TICKET = {("get", "/v1/blobs/{digest}"), ("put", "/v1/blobs")}
+TICKET = {("get", "/v1/blobs/{digest}"), ("put", "/v1/blobs"), ("get", "/v1/transfers/{operation_id}"), ("put", "/v1/transfers/{operation_id}")}
 
 
 def routes(document: dict[str, Any]) -> list[tuple[str, str]]:
@@ -104,7 +105,7 @@ def test_the_providers_doors_are_closed_to_tenants(world: World) -> None:
     provider_only = {
         (method, path) for method, path in routes(document) if document["paths"][path][method].get("description", "").startswith("For the provider only.")
     }
-    assert len(provider_only) == 9
+    assert len(provider_only) == 10
     for method, path in provider_only:
         response = world.alice(method.upper(), filled(path), {} if method == "post" else None)
         assert response.status_code == 403 and response.json is not None and response.json["code"] == "provider_only"
@@ -218,11 +219,44 @@ def memory(call: Checked) -> None:
     ended(alice, call("alice", "post", "/v1/containers/{name}/suspend"))
     call("alice", "get", "/v1/containers/{name}/suspend")
     ended(alice, call("alice", "post", "/v1/containers/{name}/resume"))
+    transfers(call, names["checkpoint_id"])
     ended(alice, call("alice", "delete", "/v1/checkpoints/{checkpoint_id}", names=names))
     call("alice", "get", "/v1/containers/{name}/migrate")
     call("alice", "get", "/v1/containers/{name}/migrate", query="?to=beta")
     ended(alice, call("alice", "post", "/v1/containers/{name}/migrate", {"to": "beta"}))
     call("alice", "post", "/v1/containers/{name}/migrate", {"to": "gamma"})
+
+
+def transfers(call: Checked, checkpoint: str) -> None:
+    """Checkpoints as files, with tickets as the control worker issues them."""
+    panel, server = call.world.app.extensions["hostler"], call.world.server
+    assert isinstance(panel, Panel)
+    server.hold.clear()
+    made = call("alice", "post", "/v1/checkpoints/{checkpoint_id}/export", names={"checkpoint_id": checkpoint})
+    names = {"operation_id": made["id"]}
+    call("alice", "get", "/v1/operations/{operation_id}/file", names=names)
+    put = f"?ticket={panel.tickets.issue('hand in', made['id'])}"
+    while call("alice", "get", "/v1/operations/{operation_id}", names=names)["state"] != "running":
+        pass
+    call("alice", "put", "/v1/transfers/{operation_id}", names=names, query="?ticket=wrong", data=b"exported")
+    call("alice", "put", "/v1/transfers/{operation_id}", names=names, query=put, data=b"exported")
+    server.hold.set()
+    ended(call.world.alice, made)
+    call("alice", "put", "/v1/transfers/{operation_id}", names=names, query=put, data=b"too late")
+    assert call("alice", "get", "/v1/operations/{operation_id}/file", names=names).data == b"exported"
+    call("alice", "delete", "/v1/operations/{operation_id}/file", names=names)
+    call("alice", "delete", "/v1/operations/{operation_id}/file", names=names)
+    server.hold.clear()
+    brought = call("provider", "post", "/v1/checkpoints/import", query="?name=web3&plan=small", data=checkpoint_file())
+    call("provider", "post", "/v1/checkpoints/import", query="?name=web3&plan=small", data=checkpoint_file())
+    call("provider", "post", "/v1/checkpoints/import", data=b"no checkpoint")
+    names = {"operation_id": brought["id"]}
+    take = f"?ticket={panel.tickets.issue('take', brought['id'])}"
+    assert call("provider", "get", "/v1/transfers/{operation_id}", names=names, query=take).data.startswith(b"HSTLRCKP")
+    server.hold.set()
+    ended(call.world.provider, brought)
+    call("provider", "get", "/v1/transfers/{operation_id}", names=names, query=take)
+    ended(call.world.provider, call("provider", "delete", "/v1/containers/{name}", names={"name": "web3"}))
 
 
 def blob(call: Checked) -> None:

@@ -19,6 +19,7 @@ from hostler.web.api import (
     power,
     reading,
     tokens,
+    transfers,
 )
 
 BLUEPRINTS = (
@@ -33,6 +34,7 @@ BLUEPRINTS = (
     power.bp,
     mobility.bp,
     checkpoints.bp,
+    transfers.bp,
     reading.bp,
     operations.bp,
     events.bp,

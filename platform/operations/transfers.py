@@ -1,0 +1,37 @@
+"""Files of exported checkpoints on the panel's disk: one an operation, there until it was downloaded or taken up, an hour at most."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.orm import Session
+
+from hostler.core.names import check_id
+from hostler.operations.unasked import OPEN
+from hostler.store.models import Operation
+
+#: Seconds that a file is kept for whoever asked for it.
+KEPT: Final = 3600
+
+
+def path_of(folder: Path, operation: str) -> Path:
+    """Where an operation's file is or would be. Raises :class:`Invalid` for what is no id."""
+    return folder / check_id(operation)
+
+
+def remove(folder: Path, operation: str) -> None:
+    """None is a success."""
+    path_of(folder, operation).unlink(missing_ok=True)
+
+
+def sweep(session: Session, folder: Path) -> list[str]:
+    """Remove the files whose time is over, but those of operations that are under way; their names."""
+    removed = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        operation = session.get(Operation, path.name)
+        if (operation is None or operation.state not in OPEN) and path.stat().st_mtime < time.time() - KEPT:
+            path.unlink(missing_ok=True)
+            removed.append(path.name)
+    return removed
