@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,41 @@ from tests.lab.leftovers import settled
 from tests.lab.machine import apart
 
 _LIMITS = {"cpu": 0.5, "memory": "48M", "pids": 48, "disk": "64M", "rate_in": "100Mbit", "rate_out": "100Mbit"}
+
+
+@dataclass
+class Fault:
+    """A row of the table of moves that somebody died in."""
+
+    point: str
+    victim: str
+    outcome: str = "not judged"
+    gap: float = 0.0
+    """Seconds from the fault until the container was heard again."""
+    note: str = ""
+    ok: bool = False
+
+
+FAULTS = pytest.StashKey[list[Fault]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FAULTS] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What became of the container, for each point of a move and each victim."""
+    rows = config.stash[FAULTS]
+    if not rows:
+        return
+    terminalreporter.section("moves with a fault")
+    for fault in rows:
+        said = "ok" if fault.ok else "WRONG"
+        note = f" [{fault.note}]" if fault.note else ""
+        terminalreporter.write_line(f"{said:6}{fault.point:16} {fault.victim:20} {fault.gap * 1000:6.0f} ms  {fault.outcome}{note}")
+    gaps = sorted(fault.gap for fault in rows if fault.ok)
+    if gaps:
+        terminalreporter.write_line(f"{len(rows)} runs, {len(gaps)} ok; silent for {gaps[len(gaps) // 2] * 1000:.0f} ms (median), {gaps[-1] * 1000:.0f} ms at most")
 
 
 @pytest.fixture(scope="session")
