@@ -13,7 +13,9 @@ ensure_vm_packages() { ensure_packages "${VM_PACKAGES[@]}"; }
 
 # What is tested there unless it is said otherwise: this folder, and drivers on what only that kernel has.
 VM_TESTS=(
-  tests/vm --pyargs hostler.testing
+  tests/vm tests/host/test_devices.py tests/plugins/ns/test_isolation.py::test_devices
+  tests/plugins/ns/test_life.py::test_too_little_memory_says_so tests/plugins/ns/test_life.py::test_too_few_processes_say_so
+  --pyargs hostler.testing
   --driver limits:cgroup2 --driver storage:overlay --driver storage:loop --driver ns:crun --driver ns:runc
   --driver-small ext4 --driver-kills 2
 )

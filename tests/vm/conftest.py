@@ -19,7 +19,13 @@ from tests.vm.node import Node, booted
 collect_ignore_glob = [] if os.environ.get("HOSTLER_VM") else ["test_*.py"]
 
 #: Folder of the compiled programs, as ``ops/install`` makes them.
-LIBEXEC = Path(__file__).resolve().parents[2] / ".tools/libexec"
+_COMPILED = Path(__file__).resolve().parents[2] / ".tools/libexec"
+
+
+@pytest.fixture(scope="session")
+def libexec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled programs where CRIU sees them: the checkout is below /run here."""
+    return shutil.copytree(_COMPILED, tmp_path_factory.mktemp("programs") / "libexec")
 
 
 @pytest.fixture(scope="session")
@@ -40,8 +46,8 @@ def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def node(request: pytest.FixtureRequest, tmp_path: Path, rootfs: Path) -> Iterator[Node]:
+def node(request: pytest.FixtureRequest, tmp_path: Path, libexec: Path, rootfs: Path) -> Iterator[Node]:
     """A server with every installed driver and a running watch. Parametrize it, indirectly, with the drivers of its containers."""
     names: DriverNames = request.param
-    with booted(tmp_path, LIBEXEC, rootfs, names) as made:
+    with booted(tmp_path, libexec, rootfs, names) as made:
         yield made

@@ -1,4 +1,4 @@
-"""A server in one process: drivers as installed, journal, runner and watch; the control side is the test."""
+"""Servers in one process, one or two: drivers as installed, journal, runner, watch and wire; the control side is the test."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from hostler.node.journal import Journal
 from hostler.node.runner import Runner
 from hostler.node.verbs import Server
 from hostler.node.watch import Watch
+from hostler.node.wire.wire import Wire
 from hostler.operations.steps import Step
 from hostler.workers.node_side import all_verbs
 
@@ -59,6 +60,7 @@ class Node:
     names: DriverNames
     image: ImageSpec
     netns: Path
+    name: str = "alpha"
     events: list[ContainerEvent] = field(default_factory=list)
     _operations: int = 0
 
@@ -84,16 +86,20 @@ class Node:
 
     def run(self, spec: ContainerSpec, steps: list[Step], *, undo: bool = False) -> Report:
         """Run steps as one operation; each must succeed."""
-        self._operations += 1
-        verbs = [(step.undo, step.undo_payload) if undo else (step.verb, step.payload) for step in steps]
-        orders = [StepOrder(index=number, name=str(verb), verb=str(verb), payload=payload or {}) for number, (verb, payload) in enumerate(verbs)]
-        batch = Batch(operation=f"op{self._operations}", target=spec.id, node="alpha", fence=self._operations, spec=spec, steps=orders)
-        with netns.entered(self.netns):
-            report = self.runner.run(batch.model_copy(update={"direction": Direction.UNDO if undo else Direction.FORWARD}))
-        wrong = [f"{orders[one.index].verb}: {one.error.message} {one.error.traceback or ''}" for one in report.outcomes if one.error]
+        report = self.tried(spec, steps, undo=undo)
+        wrong = [f"{steps[one.index].verb}: {one.error.message} {one.error.traceback or ''}" for one in report.outcomes if one.error]
         assert not wrong and report.refused is None, (wrong, report.refused)
         assert len(report.outcomes) == len(steps)
         return report
+
+    def tried(self, spec: ContainerSpec, steps: list[Step], *, undo: bool = False) -> Report:
+        """Run steps as one operation, to the first that fails."""
+        self._operations += 1
+        verbs = [(step.undo, step.undo_payload) if undo else (step.verb, step.payload) for step in steps]
+        orders = [StepOrder(index=number, name=str(verb), verb=str(verb), payload=payload or {}) for number, (verb, payload) in enumerate(verbs)]
+        batch = Batch(operation=f"op{self._operations}", target=spec.id, node=self.name, fence=self._operations, spec=spec, steps=orders)
+        with netns.entered(self.netns):
+            return self.runner.run(batch.model_copy(update={"direction": Direction.UNDO if undo else Direction.FORWARD}))
 
     def sh(self, spec: ContainerSpec, script: str) -> ExecResult:
         """A shell script inside, by the node's own verb."""
@@ -141,9 +147,37 @@ def _watching(host: Host, events: list[ContainerEvent]) -> Iterator[None]:
 @contextlib.contextmanager
 def booted(folder: Path, libexec: Path, archive: Path, names: DriverNames) -> Iterator[Node]:
     """A server from boot to the end, when nothing of it is left."""
+    with _installed() as installation, _running(installation, "alpha", 11, folder, libexec, archive, names) as node:
+        yield node
+
+
+@contextlib.contextmanager
+def booted_pair(folder: Path, libexec: Path, archive: Path, names: DriverNames) -> Iterator[tuple[Node, Node]]:
+    """Two servers of one installation, joined by a switch, with a wire each."""
+    for name in ("alpha", "beta"):
+        (folder / name).mkdir()
+    with (
+        _installed() as installation,
+        _running(installation, "alpha", 11, folder / "alpha", libexec, archive, names) as one,
+        _running(installation, "beta", 12, folder / "beta", libexec, archive, names) as other,
+    ):
+        yield one, other
+
+
+@contextlib.contextmanager
+def _installed() -> Iterator[str]:
+    """The network of an installation's servers, in which this machine has the gateways."""
     installation = "v" + new_id(6)
-    where = lab.add_server(installation, "alpha", "198.18.0.11/15", "fd00:686f:7374::b/48")
-    lab.connect_machine(installation, "198.18.0.1/15", "fd00:686f:7374::1/48")
+    try:
+        lab.connect_machine(installation, "198.18.0.1/15", "fd00:686f:7374::1/48")
+        yield installation
+    finally:
+        lab.remove_all(installation)
+
+
+@contextlib.contextmanager
+def _running(installation: str, name: str, number: int, folder: Path, libexec: Path, archive: Path, names: DriverNames) -> Iterator[Node]:
+    where = lab.add_server(installation, name, f"198.18.0.{number}/15", f"fd00:686f:7374::{number:x}/48")
     small: dict[str, Any] = {"reserve": 8 * MIB}
     settings: dict[str, dict[str, Any]] = {
         "net:bridge": {"uplink": lab.UPLINK},
@@ -152,29 +186,27 @@ def booted(folder: Path, libexec: Path, archive: Path, names: DriverNames) -> It
         "storage:overlay": small,
         "storage:loop": small,
     }
-    host = Host(installation=installation, node="alpha", state_dir=folder / "state", libexec=libexec, settings=settings)
+    host = Host(installation=installation, node=name, state_dir=folder / "state", libexec=libexec, settings=settings)
     host.state_dir.mkdir(mode=0o700)
-    journal = Journal(folder / "journal.sqlite3", "test")
-    digest = "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest()
     events: list[ContainerEvent] = []
-    try:
+    with contextlib.ExitStack() as stack:
+        journal = Journal(folder / "journal.sqlite3", "test")
+        stack.callback(journal.close)
         with netns.entered(where):
             loaded = drivers.load(host, setup=True)
-        server = Server(host, loaded, Archives(folder / "scratch", loaded.images), nudge=lambda container: watch.nudge(host, container))
+            wire = Wire(host.state_dir / "wire", name, f"198.18.0.{number}:0")
+        stack.callback(wire.close)
+        archives = Archives(folder / "scratch", loaded.images)
+        server = Server(host, loaded, archives, nudge=lambda container: watch.nudge(host, container), wire=wire, journal=journal)
         runner = Runner(server, all_verbs(), journal, lambda report: None)
-        try:
-            with _watching(host, events), _served(archive, where) as url:
-                image = ImageSpec(digest=digest, driver="rootfs", size=archive.stat().st_size, url=url)
-                node = Node(server, runner, names, image, where, events)
-                try:
-                    yield node
-                finally:
-                    _clear(node)
-        finally:
-            runner.close()
-    finally:
-        journal.close()
-        lab.remove_all(installation)
+        stack.callback(runner.close)
+        stack.enter_context(_watching(host, events))
+        url = stack.enter_context(_served(archive, where))
+        digest = "sha256:" + hashlib.sha256(archive.read_bytes()).hexdigest()
+        image = ImageSpec(digest=digest, driver="rootfs", size=archive.stat().st_size, url=url)
+        node = Node(server, runner, names, image, where, name, events)
+        stack.callback(_clear, node)
+        yield node
 
 
 def _clear(node: Node) -> None:
