@@ -13,6 +13,8 @@ from tests.lab.programs.clients import Talk, talking
 
 PLAN = "programs"
 LIMITS = {"memory": "640M", "pids": 256, "disk": "1G"}
+#: Redis, on the port of all programs here.
+REDIS = ("redis-server", "--port", "8000", "--protected-mode", "no", "--save", "")
 #: Set by ``ops/test programs``: all programs, not only the two that stand for them, and ten moves each.
 ALL = bool(os.environ.get("HOSTLER_ALL_PROGRAMS"))
 #: Moves, there and back in turns.

@@ -7,11 +7,10 @@ import pytest
 from tests.lab.installation import Platform
 from tests.lab.programs.clients import Asker, Banker, Counter, Reader, Recaller, Typist
 from tests.lab.programs.image import POSTGRES, PYTHON
-from tests.lab.programs.journeys import launch, there_and_back
+from tests.lab.programs.journeys import REDIS, launch, there_and_back
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
-_REDIS = ("redis-server", "--port", "8000", "--protected-mode", "no", "--save", "")
 _POSTGRES = (
     "initdb -D /srv/postgres -U postgres -A trust -N --no-instructions --locale C >/dev/null && echo 'host all all 0.0.0.0/0 trust' >> /srv/postgres/pg_hba.conf && "
     "exec postgres -D /srv/postgres -p 8000 -c listen_addresses=0.0.0.0 -c unix_socket_directories=/srv/postgres"
@@ -24,7 +23,7 @@ def test_a_web_server_with_threads(python: str, platform: Platform) -> None:
 
 
 def test_redis_with_200_mb(redis: str, platform: Platform) -> None:
-    cache = launch(platform, redis, "cache", *_REDIS)
+    cache = launch(platform, redis, "cache", *REDIS)
     address = cache.address_v4 or ""
     recaller = Recaller(address, 2000, 100_000)
     recaller.fill()
