@@ -19,6 +19,8 @@ _KNOWN = (
     ("isn't empty", "there are message queues in /dev/mqueue", "end the program that uses them, and remove them"),
     ("link-remap", "a file that was deleted is in use and has another name", "restart the program that uses it"),
     ("proto 262", "a process has a socket of MPTCP", "have the program use plain TCP (Go: GODEBUG=multipathtcp=0)"),
+    ("data to read", "a netlink socket has a message that nobody has read yet", "try again"),
+    ("corked dgram", "a datagram is being put together", "try again"),
     ("Unsupported proto", "a process has a socket of a kind that cannot be taken along", "end the program that uses it"),
     ("Unknown socket collected", "a process has a socket of a kind that cannot be taken along", "end the program that uses it"),
     ("Can't dump nested", "a process has namespaces of its own", "end the container or sandbox that runs inside of this one"),
