@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from hostler.contracts.driver import Capabilities, Driver
+from hostler.contracts.driver import Capabilities, Driver, Lack
 from hostler.core.errors import Unsupported
 from hostler.core.specs import FirewallRule, Link
 
@@ -75,6 +75,10 @@ class Net(Driver):
     @abstractmethod
     def counters(self, container: str) -> LinkCounters:
         """Sum over the container's links. Raises :class:`NotFound` without a link."""
+
+    def lacks_for(self, link: Link) -> Lack | None:
+        """What this server lacks for ``link`` to keep its addresses when its container comes from another server; None: nothing that is known."""
+        return None
 
     # --- by capability: a driver without it inherits the refusal ---
 

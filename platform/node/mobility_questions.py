@@ -81,6 +81,7 @@ def _place(server: Server, spec: ContainerSpec) -> Place:
         receives=storage is None or _travels(storage.capabilities),
         image=storage is None or storage.has_image(spec.image.short),
         memory=memory_info()["MemAvailable"], pool=storage.free()[0] if storage is not None else None,
+        links=tuple(lack for link in spec.links if usable["net"] and (lack := drivers.net(names.net).lacks_for(link)) is not None),
     )
 
 

@@ -60,7 +60,7 @@ class Clone(Kind):
         container = session.get_one(Container, op.target_id)
         container.state, container.started_at, container.error = State.RUNNING, now(), None
         restored = mobility_steps.outcome(steps, "checkpoint.restore")
-        op.result = {"checkpoint": op.args["checkpoint"], "ms": (restored.result or {}).get("ms") if restored else None}
+        op.result = {"checkpoint": op.args["checkpoint"], "ms": (restored.result or {}).get("ms") if restored else None} | mobility_steps.hook(steps)
 
     def failed(self, session: Session, op: Operation, error: ErrorReport) -> None:
         """Everything was undone, so nothing of the container remains; unless its server is not there to say so."""

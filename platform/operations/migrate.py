@@ -86,7 +86,7 @@ class Migrate(Kind):
         if before == State.RUNNING:
             container.started_at = now()
         restarted: dict[str, Any] = {"method": "restart", "why": op.args["restarted"]} if op.args.get("restarted") else {}
-        op.result = moving.report(op, steps) | restarted
+        op.result = moving.report(op, steps) | restarted | mobility_steps.hook(steps)
 
     def failed(self, session: Session, op: Operation, error: ErrorReport) -> None:
         container = session.get_one(Container, op.target_id)

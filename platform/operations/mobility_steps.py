@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hostler.core.errors import Unavailable, Unsupported
 from hostler.operations.steps import Step, StepState
@@ -120,6 +121,13 @@ def clean(node: str, operation: str) -> Step:
 def outcome(steps: Sequence[Step], verb: str) -> Step | None:
     """The last done step of that verb."""
     return next((step for step in reversed(steps) if step.verb == verb and step.state == StepState.DONE), None)
+
+
+def hook(steps: Sequence[Step]) -> dict[str, Any]:
+    """How the container's own program went that is run once it is back; empty for a container without one."""
+    step = outcome(steps, "checkpoint.release") or outcome(steps, "move.in")
+    told = (step.result or {}).get("hook") if step is not None else None
+    return {} if told is None else {"hook": told}
 
 
 def handed_over(steps: Sequence[Step]) -> bool:

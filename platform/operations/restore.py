@@ -52,7 +52,7 @@ class Restore(Kind):
         container = session.get_one(Container, op.target_id)
         container.state, container.wanted, container.started_at, container.error = State.RUNNING, Wanted.RUNNING, now(), None
         restored = mobility_steps.outcome(steps, "checkpoint.restore")
-        op.result = {"checkpoint": op.args["checkpoint"], "ms": (restored.result or {}).get("ms") if restored else None}
+        op.result = {"checkpoint": op.args["checkpoint"], "ms": (restored.result or {}).get("ms") if restored else None} | mobility_steps.hook(steps)
 
     def failed(self, session: Session, op: Operation, error: ErrorReport) -> None:
         container = session.get_one(Container, op.target_id)

@@ -65,7 +65,7 @@ class Resume(Kind):
             moving.arrived(session, op, container)
         restored = mobility_steps.outcome(steps, "checkpoint.restore")
         report = moving.report(op, steps) if "target" in op.args else {}
-        op.result = {"memory": row.memory, "ms": (restored.result or {}).get("ms") if restored else None} | report
+        op.result = {"memory": row.memory, "ms": (restored.result or {}).get("ms") if restored else None} | report | mobility_steps.hook(steps)
         self._forget_memory(session, row, steps)
         container.state, container.wanted, container.checkpoint_id = State.RUNNING, Wanted.RUNNING, None
         container.started_at, container.error = now(), None

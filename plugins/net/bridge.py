@@ -84,6 +84,11 @@ class Bridge(Veths):
             shared_l2=True,
         )
 
+    def lacks_for(self, link: Link) -> Lack | None:
+        if self.settings.uplink:
+            return None
+        return Lack(what="an uplink: its containers meet on this server only", remedy="set the driver's uplink to the interface that leads to the other servers", blocks=True)
+
     def probe(self) -> Probe:
         lacks = [Lack(what=what, remedy=remedy, blocks=blocks) for what, remedy, blocks in self._trial.lacks()]
         if self.settings.uplink and not netlink.names(self.settings.uplink):

@@ -97,6 +97,11 @@ class Vxlan(Veths):
             tenant_networks=guarded,
         )
 
+    def lacks_for(self, link: Link) -> Lack | None:
+        if self.settings.peers:
+            return None
+        return Lack(what="peers: its networks end on this server", remedy="set the driver's peers to the servers' addresses", blocks=True)
+
     def probe(self) -> Probe:
         lacks = [Lack(what=what, remedy=remedy, blocks=blocks) for what, remedy, blocks in self._trial.lacks()]
         try:

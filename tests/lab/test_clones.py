@@ -51,6 +51,12 @@ def test_three_clones_of_one_checkpoint_answer_beside_their_original(platform: P
     platform.done(platform.client.suspend("two"))
     platform.done(platform.client.resume("two"))
     assert platform.shell("two", "cat /srv/events") == "checkpoint\nclone\nsuspend\nresume\n"
+    moved = platform.done(platform.client.migrate("three"))
+    assert moved.result["hook"]["failed"] == "" and platform.shell("three", "cat /srv/events") == "checkpoint\nclone\nmigrate\nmigrate\n"
+    platform.shell("web", f"printf '#!/bin/sh\\necho oh >&2; exit 3\\n' >{hooks.AFTER}")
+    broken = str(platform.done(platform.client.checkpoint("web")).request["checkpoint"])
+    restored = platform.done(platform.client.restore("web", broken))
+    assert restored.result["hook"]["failed"] == "failed with status 3: oh" and platform.client.container("web").state == "running"
     platform.done(platform.client.restore("web", checkpoint))
     assert platform.shell("web", "cat /srv/events") == "checkpoint\nrestore\n"
 
