@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 from hostler.client.http import Http
 from hostler.core import api
-from hostler.core.errors import HostlerError, Timeout, Unavailable
+from hostler.core.errors import HostlerError, NotFound, Timeout, Unavailable
 
 T = TypeVar("T")
 
@@ -235,7 +236,8 @@ class Client:
 
         path = f"{_operation(export.id)}/file"
         download(self._http.download(path), file, str(export.result["digest"]), advance)
-        self._http.request("DELETE", path)
+        with suppress(Unavailable, Timeout, NotFound):  # the file is here, and the panel removes its own by itself within the hour
+            self._http.request("DELETE", path)
 
     def import_checkpoint(
         self, file: Path, *, name: str | None = None, plan: str | None = None, on: str | None = None, advance: Callable[[int], None] = lambda count: None

@@ -9,10 +9,13 @@ import pytest
 
 from hostler.client.client import Client
 from hostler.core.api import OperationOut
-from hostler.mobility.manifest import PartKind
-from hostler.mobility.reading import verify
+from hostler.core.errors import HostlerError
+from hostler.mobility import writing
+from hostler.mobility.keys import Key
+from hostler.mobility.manifest import Manifest, PartKind
+from hostler.mobility.reading import extract, inspect, read_manifest, verify
 from tests.testing.test_mobility import storage, warm
-from tests.testing.world import Platform
+from tests.testing.world import FakeServer, Platform
 
 pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
@@ -58,3 +61,129 @@ def test_exported_deleted_and_imported_elsewhere(pair: Platform, tmp_path: Path)
     pair.done(pair.client.delete("web"))
     pair.done(pair.client.delete("web2"))
     assert [item for server in pair.servers.values() for item in server.inventory()] == []
+
+
+def changed(file: Path, **about: Any) -> Path:
+    """The same parts under a manifest that says something else."""
+    folder = file.with_suffix(".parts")
+    manifest = extract(file, folder)
+    parts = [writing.of_file(folder / part.name, part.name, part.kind) for part in manifest.parts]
+    other = file.with_suffix(".other")
+    fields = {name: getattr(manifest, name) for name in Manifest.model_fields} | about
+    writing.write(other, Manifest.model_validate(fields), parts)
+    return other
+
+
+def flipped(file: Path) -> Path:
+    """One bit in the middle of the last part's data."""
+    content = bytearray(file.read_bytes())
+    content[-200] ^= 1
+    other = file.with_suffix(".other")
+    other.write_bytes(content)
+    return other
+
+
+def cut(file: Path) -> Path:
+    """All but its last bytes."""
+    other = file.with_suffix(".other")
+    other.write_bytes(file.read_bytes()[:-60])
+    return other
+
+
+@pytest.mark.parametrize(
+    ("broken", "code", "words"),
+    [
+        (flipped, "invalid", "damaged"),
+        (cut, "invalid", "it ends inside part volume"),
+        (lambda file: changed(file, cpu_features=("avx1024",)), "does_not_fit", "avx1024"),
+        (lambda file: changed(file, driver_version="77"), "does_not_fit", "written by fake 77; server alpha has the older 1"),
+        (lambda file: changed(file, driver="criu"), "does_not_fit", "no working checkpoint driver criu"),
+        (lambda file: changed(file, kernel="99.1.0"), "does_not_fit", "the older"),
+        (lambda file: changed(file, architecture="riscv64"), "does_not_fit", "riscv64"),
+        (lambda file: changed(file, parent="0parent"), "does_not_fit", "continues 0parent"),
+    ],
+)
+def test_what_is_not_whole_or_does_not_fit_leaves_nothing(platform: Platform, tmp_path: Path, broken: Any, code: str, words: str) -> None:
+    warm(platform)
+    file = exported(platform, tmp_path)
+    platform.done(platform.client.delete("web"))
+    promised = platform.client.node("alpha").memory_promised
+    told = platform.failed(imported(platform.client, broken(file))).error
+    assert told is not None and told.code == code and words in told.message and told.hint, told
+    assert list(platform.client.containers()) == [] and platform.server.inventory() == [] and left(platform) == []
+    assert platform.client.node("alpha").memory_promised == promised
+
+
+def keyed(server: FakeServer, key: Key | None) -> None:
+    """Its checkpoints are encrypted from now on."""
+    server.side.server.key = lambda: key
+
+
+def test_a_server_with_a_key_encrypts_what_it_exports(pair: Platform, tmp_path: Path) -> None:
+    key = Key(bytes(range(32)))
+    for server in pair.servers.values():
+        keyed(server, key)
+    warm(pair)
+    file = exported(pair, tmp_path)
+    assert b"the milk" not in file.read_bytes() and b"on disk" not in file.read_bytes()
+    manifest = read_manifest(file)
+    assert manifest.sealed and manifest.container.process.args == () and read_manifest(file, key).container.process.args == ("serve",)
+    pair.done(pair.client.delete("web"))
+    for other, words in ((Key(bytes(range(1, 33))), "the key given is"), (None, "server beta has no key")):
+        keyed(pair.servers["beta"], other)
+        told = pair.failed(imported(pair.client, file, on="beta")).error
+        assert told is not None and told.code == "invalid" and words in told.message
+    keyed(pair.servers["beta"], key)
+    pair.done(imported(pair.client, file, on="beta"))
+    assert pair.inside("web", "recall") == "the milk\n"
+    pair.done(pair.client.restart("web"))
+
+
+def test_what_fails_in_the_middle_is_undone(platform: Platform, tmp_path: Path) -> None:
+    warm(platform)
+    file = exported(platform, tmp_path)
+    for point in ("storage.receive", "storage.receive:done", "checkpoint.restore:done", "net.attach:done", "checkpoint.release"):
+        platform.server.faults.inject(point, "HostFailure")
+        before = len(platform.server.inventory())
+        platform.failed(imported(platform.client, file, name="web2"))
+        assert len(platform.server.inventory()) == before and left(platform) == []
+        assert [container.name for container in platform.client.containers()] == ["web"]
+
+
+def test_a_file_that_is_larger_than_the_limit_is_given_up(platform: Platform, tmp_path: Path) -> None:
+    warm(platform)
+    checkpoint = str(platform.done(platform.client.checkpoint("web")).request["checkpoint"])
+    platform.fleet.settings.checkpoint_limit = 1000
+    told = platform.failed(platform.client.export_checkpoint(checkpoint)).error
+    assert told is not None and told.code == "too_large" and "HOSTLER_CHECKPOINT_LIMIT" in told.hint
+    assert left(platform) == []
+    assert platform.inside("web", "recall") == "the milk\n"
+
+
+def test_what_a_suspended_container_has_in_mind_can_leave_too(platform: Platform, tmp_path: Path) -> None:
+    warm(platform)
+    platform.done(platform.client.suspend("web"))
+    checkpoint = platform.client.container("web").checkpoint
+    assert checkpoint is not None
+    done = platform.done(platform.client.export_checkpoint(checkpoint))
+    platform.client.download_checkpoint(done, tmp_path / "file")
+    platform.done(imported(platform.client, tmp_path / "file", name="web2"))
+    platform.done(platform.client.resume("web"))
+    assert platform.inside("web", "recall") == platform.inside("web2", "recall") == "the milk\n"
+
+
+def test_a_download_is_whole_or_not_there(platform: Platform, tmp_path: Path) -> None:
+    warm(platform)
+    checkpoint = str(platform.done(platform.client.checkpoint("web")).request["checkpoint"])
+    done = platform.done(platform.client.export_checkpoint(checkpoint))
+    panels = platform.fleet.settings.blob_dir / "transfers" / done.id
+    whole = panels.read_bytes()
+    panels.write_bytes(whole[:-1])
+    with pytest.raises(HostlerError, match="not what the server wrote"):
+        platform.client.download_checkpoint(done, tmp_path / "file")
+    assert list(tmp_path.glob("file*")) == [] and list(tmp_path.glob(".file*")) == []
+    panels.write_bytes(whole)
+    platform.client.download_checkpoint(done, tmp_path / "file")
+    assert inspect(tmp_path / "file").manifest.id == checkpoint
+    with pytest.raises(HostlerError, match="exists already"):
+        platform.client.download_checkpoint(done, tmp_path / "file")

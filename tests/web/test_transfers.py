@@ -171,3 +171,16 @@ def swept(world: World) -> list[str]:
     with world.store.read() as session:
         assert session.scalar(select(Operation.id).limit(1))
         return transfers.sweep(session, world.settings.blob_dir / "transfers")
+
+
+def test_an_account_leaves_four_files_with_the_panel_at_most(world: World, fleet: Fleet) -> None:
+    ended(world.alice, world.alice.post("/v1/containers", WEB))
+    checkpoint = ended(world.alice, world.alice.post("/v1/containers/web/checkpoints"))["request"]["checkpoint"]
+    world.server.hold.clear()
+    asked = [world.alice.post(f"/v1/checkpoints/{checkpoint}/export") for _ in range(transfers.LIMIT)]
+    refused = world.alice.post(f"/v1/checkpoints/{checkpoint}/export", status=409)
+    assert refused["code"] == "too_many_files" and asked[0]["id"] in refused["hint"]
+    world.server.hold.set()
+    for one in asked:
+        ended(world.alice, one)
+    world.alice.post(f"/v1/checkpoints/{checkpoint}/export")

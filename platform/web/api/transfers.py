@@ -63,7 +63,12 @@ def export_checkpoint(checkpoint_id: str) -> Response:
 
     When the operation is done, `GET /v1/operations/{operation_id}/file` is the file, for an hour; `result` has its `digest` and `size`.
     """
-    return change(lambda session: accepted(transfer_requests.export(session, caller().asker(), checkpoint_id)))
+
+    def act(session: Session) -> Done:
+        transfers.check_share(session, _folder(), caller().account.id)
+        return accepted(transfer_requests.export(session, caller().asker(), checkpoint_id))
+
+    return change(act)
 
 
 @bp.get("/operations/<operation_id>/file")
