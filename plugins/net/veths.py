@@ -257,19 +257,22 @@ class Veths(Net):
         )
 
     def _links(self, host: Netlink, container: str) -> list[LinkState]:
-        found = [host.link(name) for name in netlink.names(self._names.links_of(container))]
-        links = [link for link in found if link is not None]
-        if not links:
+        found = [host.link(name) for name in self._present(container)]
+        return [link for link in found if link is not None]
+
+    def _present(self, container: str) -> list[str]:
+        """The links that a container has here. Raises :class:`NotFound`."""
+        found = netlink.names(self._names.links_of(container))
+        if not found:
             raise NotFound(f"container {container} has no link here", hint="it is stopped, or on another server", code="no_link")
-        return links
+        return found
 
     # --- the tenant's rules, and silence ---
 
     def set_firewall(self, container: str, rules: tuple[FirewallRule, ...]) -> None:
         if not self.capabilities.firewall:
             raise self._refuse("hold a tenant's firewall")
-        with netlink.opened() as host:
-            names = [link.name for link in self._links(host, container)]
+        names = self._present(container)
         if rules:  # a record may tell of rules that are not there, never the other way round
             for name in names:
                 self._note(name, {"firewall": rules})
@@ -281,7 +284,7 @@ class Veths(Net):
         if not self.capabilities.hold:
             raise self._refuse("hold a link")
         with netlink.opened() as host:
-            names = [link.name for link in self._links(host, container)]
+            names = self._present(container)
             records = {name: record for name in names if (record := self._records.read(name)) is not None}
             if self.capabilities.expect:
                 for name, record in records.items():
@@ -304,7 +307,7 @@ class Veths(Net):
         if not self.capabilities.hold:
             raise self._refuse("hold a link")
         with netlink.opened() as host:
-            names = [link.name for link in self._links(host, container)]
+            names = self._present(container)
             records = {name: record for name in names if (record := self._records.read(name)) is not None}
             rooms = self._taken(names)
             try:
