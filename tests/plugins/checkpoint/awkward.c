@@ -50,9 +50,25 @@ static void say(const char *what, const char *word)
     close(file);
 }
 
+/* Whether a watch of /tmp still tells of what is made there. */
+static int watches(void)
+{
+    char events[4096];
+    fcntl(held, F_SETFL, O_NONBLOCK);
+    while (read(held, events, sizeof events) > 0)
+        ;
+    mkdir("/tmp/watched", 0755);
+    rmdir("/tmp/watched");
+    return read(held, events, sizeof events) > 0;
+}
+
 static void again(int number)
 {
     (void)number;
+    if (!strcmp(doing, "inotify") && !watches()) {
+        say("again", "no");
+        return;
+    }
     say("again", (held < 0 || fcntl(held, F_GETFD) >= 0) && (memory == NULL || strcmp(memory, "kept") == 0) ? "yes" : "no");
 }
 
