@@ -9,6 +9,7 @@ from pydantic import Field
 from hostler.core.errors import Conflict
 from hostler.core.messages import Batch, WireFact
 from hostler.core.names import Id
+from hostler.node.container_verbs import remembered
 from hostler.node.mobility import checkpoints, hooks, revival, source, target
 from hostler.node.verbs import Nothing, Payload, Server, Verb, spec_of
 
@@ -121,7 +122,7 @@ def release(server: Server, batch: Batch, _: Nothing) -> dict[str, Any] | None:
     revival.let_go(server, spec)
     event = hooks.expected(server, spec.id)
     revival.clear(server, spec.id)  # before the hook, which is run once at most
-    return _told(hooks.after(server, spec, event))
+    return _told(hooks.after(server, remembered(server.host, spec.id) or spec, event))  # an imported one's process is known here alone
 
 
 def _told(hook: dict[str, Any] | None) -> dict[str, Any] | None:

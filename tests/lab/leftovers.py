@@ -91,7 +91,9 @@ def _of_promises(node: Node, limits: list[Limits]) -> Iterator[str]:
 
 
 def _of_blobs(platform: Platform, digests: set[str]) -> Iterator[str]:
-    there = {f"sha256:{path.name}" for path in (platform.apart.lab.control / "blobs").iterdir()}
+    folder = platform.apart.lab.control / "blobs"
+    there = {f"sha256:{path.name}" for path in folder.iterdir() if path.is_file()}
+    yield from (f"a checkpoint of operation {path.name} is on its way" for path in folder.glob("transfers/*"))
     yield from (f"archive {digest} is no image's" for digest in there - digests)
 
 
