@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hostler.core.specs import Link
-from hostler_plugins.net import announce, rates
+from hostler_plugins.net import announce, rates, waiting
 from hostler_plugins.net.names import Names, shaper
 from hostler_plugins.net.records import Record, Records
 
@@ -77,3 +77,54 @@ def test_the_neighbour_advertisement_is_one_a_kernel_takes() -> None:
     assert message[8:24] == ipaddress.IPv6Address("fd00::102").packed
     pseudo = packet[8:40] + len(message).to_bytes(4, "big") + (58).to_bytes(4, "big")
     assert announce.checksum(pseudo + message) == 0
+
+
+# --- what waits ---
+
+
+def _accepted(frame: bytes) -> bool:
+    """What the kernel's machine would say."""
+    program, at, value = waiting.sieve(LINK), 0, 0
+    while True:
+        one = program[at]
+        at += 1
+        if one.code in (0x20, 0x28):  # load
+            size = 4 if one.code == 0x20 else 2
+            if len(frame) < one.value + size:
+                return False
+            value = int.from_bytes(frame[one.value : one.value + size], "big")
+        elif one.code == 0x15:  # jump if equal
+            at += one.if_true if value == one.value else one.if_false
+        else:
+            return one.value > 0
+
+
+_OWN, _OTHER, _ALL = bytes.fromhex("0200c6120102"), bytes.fromhex("0200c6120103"), b"\xff" * 6
+
+
+def _asks_for(target: str) -> bytes:
+    return _ALL + _OTHER + b"\x08\x06" + bytes(24) + ipaddress.IPv4Address(target).packed + bytes(18)
+
+
+@pytest.mark.parametrize(
+    ("frame", "waits"),
+    [
+        (_OWN + _OTHER + b"\x08\x00" + bytes(50), True),
+        (_OTHER + _OWN + b"\x08\x00" + bytes(50), False),
+        (_ALL + _OTHER + b"\x08\x00" + bytes(50), False),
+        (_asks_for("198.18.1.2"), True),
+        (_asks_for("198.18.1.3"), False),
+        (bytes.fromhex("3333ff000102") + _OTHER + b"\x86\xdd" + bytes(72), True),
+        (bytes.fromhex("3333ff000103") + _OTHER + b"\x86\xdd" + bytes(72), False),
+        (bytes.fromhex("333300000001") + _OTHER + b"\x86\xdd" + bytes(72), False),
+        (b"", False),
+        (_ALL + _OTHER + b"\x08\x06", False),
+    ],
+)
+def test_what_waits_is_for_the_link_or_asks_for_its_addresses(frame: bytes, waits: bool) -> None:
+    assert _accepted(frame) is waits
+
+
+def test_a_room_is_bounded_in_packets_and_bytes() -> None:
+    assert waiting.depth(1500) == waiting.PACKETS
+    assert waiting.depth(9000) * 9014 <= waiting.BYTES
