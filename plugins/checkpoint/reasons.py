@@ -30,6 +30,7 @@ _KNOWN = (
     ("Can't lookup mount", "a process has a file open that lies outside of the container, or a message queue", "a command run from outside is under way: wait until it has ended"),
     ("external socket", "a connection to a socket outside of the container is open", "close it"),
     ("Can't dump ghost file", "a deleted file that is still open is too large", "close it: files of up to 64 MiB that were deleted are taken along"),
+    ("ctty inheritance", "a shell keeps /dev/tty open on a terminal that another process serves", "end it, or use bash, which does not"),
     ("Connected TCP socket", "a TCP connection cannot be taken along", "close it"),
     ("In-flight connection", "a connection is just being made", "try again"),
     ("Unsupported socket", "a process has a socket of a kind that cannot be taken along", "end the program that uses it"),
