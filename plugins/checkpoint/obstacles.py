@@ -88,12 +88,16 @@ def find(shape: Shape) -> list[Obstacle]:
 
 
 def strangers(shape: Shape) -> list[Obstacle]:
-    """Processes in the container's cgroup that do not descend from its init. CRIU would leave them out without a word."""
+    """Of a frozen container: processes in its cgroup that do not descend from its init, which CRIU would leave out without a word, and
+    those that a signal has stopped, for which it would wait in vain."""
     found = []
     for pid in _pids(shape):
         try:
+            process = _Process(pid, Path(f"/proc/{pid}/comm").read_text().strip())
             if not _below(pid, shape.pid):
-                found.append(_outside(_Process(pid, Path(f"/proc/{pid}/comm").read_text().strip())))
+                found.append(_outside(process))
+            elif _is_stopped(pid):
+                found.append(_stopped(process))
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended meanwhile
     return found
@@ -108,6 +112,15 @@ def _outside(process: _Process) -> Obstacle:
     return process.says("outside_process", "was started from outside of the container", "a command run by exec or a console is open: wait until it has ended")
 
 
+def _is_stopped(pid: int) -> bool:
+    """In a frozen cgroup of version 1 a stopped process looks like any other, but for where it sleeps."""
+    return _status(pid).get("State", "").startswith("T") or Path(f"/proc/{pid}/wchan").read_text() == "do_signal_stop"
+
+
+def _stopped(process: _Process) -> Obstacle:
+    return process.says("stopped", "is stopped by a signal, as by Ctrl-Z in a shell", "let it go on (fg, or kill -CONT), or end it")
+
+
 def _of_process(process: _Process, search: _Search) -> Iterator[Obstacle]:
     status = _status(process.pid)
     if status.get("State", "").startswith(("Z", "X")):
@@ -117,8 +130,8 @@ def _of_process(process: _Process, search: _Search) -> Iterator[Obstacle]:
         return
     if status.get("TracerPid", "0") != "0":
         yield process.says("traced", "is being traced", "end the debugger")
-    elif status.get("State", "").startswith("T"):  # CRIU would wait for it in vain, with the container frozen
-        yield process.says("stopped", "is stopped by a signal, as by Ctrl-Z in a shell", "let it go on (fg, or kill -CONT), or end it")
+    elif _is_stopped(process.pid):
+        yield _stopped(process)
     other = [name for kind, name in _SHARED.items() if _namespace(process.pid, kind) != search.namespaces[kind]]
     if other:
         yield process.says("nested_namespace", f"has a {' and '.join(other)} namespace of its own", "end the container or sandbox that runs inside of this one")

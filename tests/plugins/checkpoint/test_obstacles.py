@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -159,11 +160,16 @@ def test_a_container_has_no_mptcp(nodes: tuple[Node, Node], awkward: Path) -> No
 
 
 @lab
-def test_a_stopped_process_is_told(nodes: tuple[Node, Node], awkward: Path) -> None:
+def test_a_stopped_process_is_told_and_not_waited_for(nodes: tuple[Node, Node], awkward: Path, tmp_path: Path) -> None:
     here, _ = nodes
     spec = doing(here, awkward, ("stopped",))
     (told,) = here.criu.examine(here.world.ns.shape(spec.id))
     assert told.code == "stopped" and "Ctrl-Z" in told.message
+    here.world.ns.freeze(spec.id)
+    began = time.monotonic()
+    with pytest.raises(Conflict, match="is stopped by a signal"):
+        here.criu.dump(here.world.ns.shape(spec.id), tmp_path)
+    assert time.monotonic() - began < 5
 
 
 @lab
