@@ -139,6 +139,15 @@ def test_a_server_with_a_key_encrypts_what_it_exports(pair: Platform, tmp_path: 
     pair.done(pair.client.restart("web"))
 
 
+def test_a_server_with_a_key_takes_nothing_that_others_could_have_written(platform: Platform, tmp_path: Path) -> None:
+    warm(platform)
+    file = exported(platform, tmp_path)
+    keyed(platform.server, Key(bytes(range(32))))
+    told = platform.failed(imported(platform.client, file, name="web2")).error
+    assert told is not None and told.code == "not_encrypted" and told.hint
+    assert [container.name for container in platform.client.containers()] == ["web"] and left(platform) == []
+
+
 def test_what_fails_in_the_middle_is_undone(platform: Platform, tmp_path: Path) -> None:
     warm(platform)
     file = exported(platform, tmp_path)

@@ -1,6 +1,7 @@
 """A checkpoint as one file that needs nothing else: memory and files of one instant. And a container made of one.
 
-A crafted file of this kind is a program that runs with CRIU's rights, which are root's: only the provider's files come here.
+A crafted file of this kind is a program that runs with CRIU's rights, which are root's: only the provider's files come here, and where there
+is a key only those that it has closed.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _check_key(server: Server, manifest: Manifest, has_key: bool) -> None:
 def bring_in(server: Server, batch: Batch, spec: ContainerSpec, url: str, size: int, digest: str) -> dict[str, Any]:
     """Make a container of an exported checkpoint, held. All of the file is read and held against this server before anything is made.
 
-    Raises :class:`Invalid` for a damaged file or another key, :class:`Conflict` (``does_not_fit``, ``cannot_clone``), :class:`NoRoom`.
+    Raises :class:`Invalid` for a damaged file, another key, or none where there must be one, :class:`Conflict` (``does_not_fit``, ``cannot_clone``), :class:`NoRoom`.
     """
     images = revival.images_of(server, spec.id)
     if server.drivers.checkpoint().held(images) is None:
@@ -105,6 +106,11 @@ def _checked(server: Server, spec: ContainerSpec, file: Path) -> Manifest:
     key = server.key()
     _check_key(server, read_manifest(file), key is not None)
     manifest = read_manifest(file, key)
+    if key is not None and not manifest.sealed:
+        raise Invalid(
+            f"the checkpoint is not encrypted, and server {server.host.node} imports only what its key has closed", code="not_encrypted",
+            hint="export it from a server with that key, or import it on a server without one: --on NAME",
+        )
     for mismatch in checkpoints.misfits(server, manifest):
         if mismatch.blocks:
             raise Conflict(mismatch.message, hint=mismatch.remedy, code="does_not_fit")
