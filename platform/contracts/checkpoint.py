@@ -161,7 +161,8 @@ class Checkpoint(Driver):
         return False
 
     def end_following(self, images: Path) -> None:
-        """End that; the socket has been closed, so that it is about to end by itself. None is a success."""
+        """End that; the socket has been closed, so that it is about to end by itself. A dump whose caller has died is waited for: it lets go of the
+        processes, which are frozen then. None is a success."""
 
     def was_lost(self, images: Path) -> bool:
         """Whether memory that was to follow over these images did not all come. The container was ended then: what it would have read

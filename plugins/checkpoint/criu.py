@@ -45,6 +45,8 @@ from hostler_plugins.checkpoint.userns import rehome
 _TIMEOUT = 600
 #: Seconds until a CRIU that was told to give up has.
 _GIVING_UP = 10
+#: Seconds for a dump to end whose caller is dead.
+_FINISHING = 60
 _WORK, _GRAIN, _OUTPUT = "work", 0.0003, "output"
 #: CRIU sees a tmpfs there in which it keeps its notes.
 _COVERED = Path("/run")
@@ -166,8 +168,10 @@ class Criu(Checkpoint):
         return post_copy.lost_file(images).exists()
 
     def end_following(self, images: Path) -> None:
+        if _work_of(images).is_dir():
+            Questions(_work_of(images)).answer(words.READY, False)
         criu = post_copy.under_way(images)
-        if criu is not None and not criu.wait(_GIVING_UP):
+        if criu is not None and not criu.wait(_FINISHING):
             criu.send(9)
             criu.wait(_GIVING_UP)
 
@@ -179,10 +183,12 @@ class Criu(Checkpoint):
     def _dump(self, shape: Shape, images: Path, command: list[str], env: dict[str, str]) -> DumpReport:
         if not Identity(shape.pid, shape.started_at).alive():
             raise Conflict(f"container {shape.container} has ended", hint="start it first", code="wrong_state")
-        result = self._run(command, _TIMEOUT, env)
+        output = images.with_name(f"{images.name}.{_OUTPUT}")
+        with output.open("wb") as stats:
+            result = run(self._words(command, post_copy.pid_file(images)), timeout=_TIMEOUT, check=False, stdout=stats, stderr=stats, env=env)
         if result.returncode != 0:
             raise _failed(images / "dump.log", f"container {shape.container} cannot be checkpointed", "cannot_checkpoint")
-        figures = reasons.stats(result.text)
+        figures = reasons.stats(output.read_text(errors="replace"))
         size = sum(entry.stat().st_size for entry in os.scandir(images))
         return DumpReport(pages=figures["pages"], skipped=figures["skipped"], bytes=size, milliseconds=round(result.seconds * 1000, 1))
 
@@ -267,11 +273,14 @@ class Criu(Checkpoint):
         call: list[str | Path] = [self.host.libexec / "hostler-launch", "--cover", self._cache, _COVERED, "--", self._criu(), *command]
         return run(call, timeout=timeout, check=False, env=env)
 
+    def _words(self, command: list[str], pid_file: Path) -> list[str | Path]:
+        """A CRIU that goes on should this worker die: killed while its code is in the container's processes, it may take them with it."""
+        return [self.host.libexec / "hostler-launch", "--cover", self._cache, _COVERED, "--outlive", pid_file, "--", self._criu(), *command]
+
     def _run_beside(self, env: dict[str, str], command: list[str], fds: tuple[int, ...], pid_file: Path) -> Result:
         """A CRIU that goes on should this worker die."""
-        words: list[str | Path] = [self.host.libexec / "hostler-launch", "--cover", self._cache, _COVERED, "--outlive", pid_file, "--", self._criu(), *command]
         with open(os.devnull, "wb") as nothing:
-            return run(words, timeout=post_copy.TIMEOUT, check=False, stdout=nothing, stderr=nothing, pass_fds=fds, env=env)
+            return run(self._words(command, pid_file), timeout=post_copy.TIMEOUT, check=False, stdout=nothing, stderr=nothing, pass_fds=fds, env=env)
 
     @property
     def _hook(self) -> Path:

@@ -33,7 +33,7 @@ from hostler.node.wire.tickets import Ticket
 from hostler.node.wire.wire import Wire
 
 MEMORY = "memory"
-#: In a source's folder of a move.
+#: Beside a source's images.
 PID_FILE = "carrier.pid"
 #: Seconds until a carrier must have said its line, and until the other one must have come.
 _BEGIN, _LIFETIME = 20.0, 600.0
@@ -122,16 +122,16 @@ class Carrier:
         self._leash.close()
 
 
-def break_off(folder: Path, checkpoint: Checkpoint) -> None:
-    """End a post-copy from a source's ``folder`` whose worker died before the hand-over: CRIU sees the end of its socket and lets go of the
-    processes, which are frozen then. None under way is a success."""
+def break_off(images: Path, checkpoint: Checkpoint) -> None:
+    """Have CRIU let go of the processes of a container, which are frozen then, when the worker died that had them dumped to ``images``. Where
+    memory was to follow, CRIU sees the end of its socket. None under way is a success."""
     try:
-        carrier = Identity.of(int((folder / PID_FILE).read_text()))
+        carrier = Identity.of(int(images.with_name(PID_FILE).read_text()))
     except (FileNotFoundError, ValueError):
         carrier = None
     if carrier is not None and _is_carrier(carrier.pid):
         carrier.send(signal.SIGKILL)
-    checkpoint.end_following(folder / "images")
+    checkpoint.end_following(images)
 
 
 def _is_carrier(pid: int) -> bool:

@@ -64,6 +64,7 @@ def create(server: Server, spec: ContainerSpec, operation: str, checkpoint: str,
     server.key()  # one that cannot be read is told while nothing stands still
     hooks.before(server, spec, "checkpoint" if keep else "suspend")
     draft = _draft(server, checkpoint)
+    _end_dump(server, draft)
     _drop(draft)
     draft.mkdir(parents=True, mode=0o700)
     try:
@@ -78,7 +79,7 @@ def create(server: Server, spec: ContainerSpec, operation: str, checkpoint: str,
 def _create(server: Server, spec: ContainerSpec, operation: str, checkpoint: str, draft: Path, *, keep: bool) -> dict[str, Any]:
     began = time.monotonic()
     with unhurried(server, spec):
-        halt(server, spec, operation)
+        halt(server, spec, operation, draft)
         frozen = time.monotonic()
         report, snapshot = dump_and_snapshot(server, spec, draft, checkpoint)
         if keep:
@@ -126,9 +127,16 @@ def check(server: Server, spec: ContainerSpec) -> None:
 
 def cancel(server: Server, spec: ContainerSpec, checkpoint: str) -> None:
     """Take :func:`create` back: the container goes on, and there is no checkpoint."""
+    _end_dump(server, _draft(server, checkpoint))
     go_on(server, spec)
     hold_to_limits(server, spec)  # where a worker died that had lifted them
     remove(server, spec, checkpoint, checkpoint)
+
+
+def _end_dump(server: Server, images: Path) -> None:
+    """Wait for a dump whose worker has died."""
+    if server.drivers.loaded["checkpoint"]:
+        server.drivers.checkpoint().end_following(images)
 
 
 def remove(server: Server, spec: ContainerSpec, checkpoint: str, snapshot: str | None) -> None:

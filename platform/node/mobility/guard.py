@@ -14,6 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import cast
 from urllib.parse import quote
 
@@ -87,7 +88,7 @@ class Guard(threading.Thread):
             self._expect(container)
             return
         self._answers(container, still)
-        self._make_ready(still.ns, still.net)
+        self._make_ready(still.ns, still.net, still.checkpoint)
 
     def _answers(self, container: str, still: Still) -> None:
         for worker, containers in self._workers.values():
@@ -109,14 +110,15 @@ class Guard(threading.Thread):
             log.error("unreadable spec", container=container, error=str(error))
             return
         if spec is not None:
-            self._make_ready(spec.drivers.ns, spec.drivers.net if spec.links else "")
+            self._make_ready(spec.drivers.ns, spec.drivers.net if spec.links else "", "")
 
-    def _make_ready(self, ns: str, net: str) -> None:
+    def _make_ready(self, ns: str, net: str, checkpoint: str) -> None:
         try:
             self._load("ns", ns)
-            if net:
-                can = cast(Net, self._load("net", net)).capabilities  # which a driver may have to try out
-                log.debug("ready to end a standstill", ns=ns, net=net, hold=can.hold)
+            if checkpoint:
+                self._load("checkpoint", checkpoint)
+            if net and not cast(Net, self._load("net", net)).capabilities.hold:  # which a driver may have to try out
+                log.error("a net driver that may be needed cannot let go of links", net=net)
         except HostlerError as error:
             log.error("a driver that may be needed cannot be loaded", error=error.message)
 
@@ -151,9 +153,8 @@ def settle(host: Host, container: str, load: Load) -> bool:
         still = _read(host, container)
         if still is None or still.on_disk or _lives(still.worker) or _handed_over(host, container) == still.operation:
             return False
-        leaving = standstill.leaving(host, container)
-        if still.checkpoint and (leaving / carrier.PID_FILE).exists():
-            carrier.break_off(leaving, cast(Checkpoint, load("checkpoint", still.checkpoint)))
+        if still.checkpoint and still.images:
+            carrier.break_off(Path(still.images), cast(Checkpoint, load("checkpoint", still.checkpoint)))
         net = cast(Net, load("net", still.net)) if still.net else None
         standstill.set_going(host, container, cast(Ns, load("ns", still.ns)), net)
         return True

@@ -24,9 +24,9 @@ from hostler.mobility import rounds
 from hostler.mobility.methods import Method, choose
 from hostler.node import points
 from hostler.node.journal import Journal
-from hostler.node.mobility import checkpoints, hooks
+from hostler.node.mobility import checkpoints, following, hooks, output
+from hostler.node.mobility.beside import Beside
 from hostler.node.mobility.carrier import PID_FILE, Carrier, Errand, break_off
-from hostler.node.mobility.checkpoints import Beside
 from hostler.node.mobility.moves import (
     CONTROL,
     NOTICE,
@@ -34,6 +34,7 @@ from hostler.node.mobility.moves import (
     RESTORE_PATIENCE,
     SILENCE,
     VOLUME,
+    Go,
     Ready,
     Restored,
     Round,
@@ -53,6 +54,12 @@ _VOLUME_PATIENCE = 6 * 3600.0
 _FOLLOWING = 6 * 3600.0
 
 
+class _Changed(HostlerError):
+    """A container that was looked at while it ran is another one now."""
+
+    code = "changed"
+
+
 class Departure:
     """One move of one container from here to ``peer``."""
 
@@ -70,6 +77,8 @@ class Departure:
         self._first, self._second = _snapshots(operation)
         self._rounds: list[rounds.Round] = []
         self._carrier: Carrier | None = None
+        self._files: Beside | None = None
+        self._frozen = 0.0
         self._why = ""
 
     # --- the whole of it
@@ -119,6 +128,7 @@ class Departure:
         self._passing("ready")
         if method is None:
             volume.send("end")
+            self._send_output(volume)
             control.receive(PATIENCE, "received")
             self._passing("received")
             self._hand_over()
@@ -197,9 +207,6 @@ class Departure:
         hooks.before(self._server, self._spec, "migrate")
         with unhurried(self._server, self._spec):
             try:
-                halt(self._server, self._spec, self._operation)
-                frozen = time.monotonic()
-                self._passing("frozen")
                 restored = self._copy(control, volume)
                 self._passing("restored")
                 self._hand_over()
@@ -214,25 +221,19 @@ class Departure:
             self._kill()
         self._passing("killed")
         control_said = self._say_go(control)
-        self._phases["restore"] = restored.milliseconds
+        self._phases |= {f"there_{name}": took for name, took in restored.phases.items()}
         if control_said is not None:
-            self._phases["let_go"] = control_said.milliseconds
-        return round((time.monotonic() - frozen) * 1000, 1)
+            self._phases |= {f"there_{name}": took for name, took in control_said.phases.items()}
+        return round((time.monotonic() - self._frozen) * 1000, 1)
 
     def _copy(self, control: Channel, volume: Channel) -> Restored:
         """Memory and what changed of the files, side by side, up to the word that the container stands there."""
-        images = self._draft / "images"
-        images.mkdir(parents=True, mode=0o700)
         for channel in (control, volume):
             channel.notice_within(NOTICE)
-        control.send("frozen")
-        files = Beside(lambda: self._send_changes(volume))
+        images = self._draft / "images"
         try:
             with self._phase("dump"):
-                shape = self._server.drivers.ns(self._spec.drivers.ns).shape(self._spec.id)
-                self._server.drivers.checkpoint().dump(
-                    shape, images, parent=self._last_round(), memory=self._carrier.criu.fileno() if self._carrier else None
-                )
+                self._dump(images, control, volume)
             self._passing("dumped")
             with self._phase("send_memory"):
                 self._send_images(control, "last", Round(parent=self._parent(), follows=self._carrier is not None), images)
@@ -240,14 +241,46 @@ class Departure:
             restored = self._await_restored(control)
         except BaseException:
             volume.stop("the move has failed")  # which ends what is beside
-            files.end()
+            if self._files is not None:
+                self._files.end()
             raise
-        files.join()
+        assert self._files is not None
+        self._files.join()
         return restored
+
+    def _dump(self, images: Path, control: Channel, volume: Channel) -> None:
+        """The container is halted as late as can be: when the checkpoint driver is ready. What it looks like is seen before, and once more
+        then; one that has just changed is dumped anew."""
+        ns, checkpoint = self._server.drivers.ns(self._spec.drivers.ns), self._server.drivers.checkpoint()
+        memory = self._carrier.criu.fileno() if self._carrier else None
+        shape = ns.shape(self._spec.id)
+
+        def stand_still() -> None:
+            self._halt(control, volume)
+            if ns.shape(self._spec.id) != shape:
+                raise _Changed("the container has just changed its shape")
+
+        images.mkdir(parents=True, mode=0o700)
+        try:
+            checkpoint.dump(shape, images, parent=self._last_round(), memory=memory, halt=stand_still)
+        except _Changed:
+            shutil.rmtree(images)
+            images.mkdir(mode=0o700)
+            checkpoint.dump(ns.shape(self._spec.id), images, parent=self._last_round(), memory=memory)
+
+    def _halt(self, control: Channel, volume: Channel) -> None:
+        with self._phase("halt"):
+            halt(self._server, self._spec, self._operation, self._draft / "images")
+        self._frozen = time.monotonic()
+        control.send("frozen")
+        self._files = Beside(lambda: self._send_changes(volume))
+        output.settle(self._server.host, self._spec.id)
+        self._passing("frozen")
 
     def _send_changes(self, volume: Channel) -> None:
         with self._phase("send_files"):
             self._send_volume(volume, self._second, self._first)
+            self._send_output(volume)
 
     def _await_restored(self, control: Channel) -> Restored:
         deadline = time.monotonic() + RESTORE_PATIENCE
@@ -277,14 +310,14 @@ class Departure:
         """Whatever goes wrong now is no failure of this side: the control side tells the other one, on our word."""
         try:
             with self._phase("go"):
-                control.send("go")
+                control.send("go", Go(packets=following.left_behind(self._server, self._spec)))
                 self._passing("gone")
                 return control.receive(PATIENCE, "running").parse(Running)
         except HostlerError as error:
             log.warning("the other server was not heard after the hand-over", code=error.stable_code, error=error.message)
             return None
 
-    # --- volumes
+    # --- volumes, and what was written to the log
 
     def _send_volume(self, channel: Channel, snapshot: str, since: str | None) -> None:
         self._storage.snapshot(self._spec.id, snapshot)
@@ -304,6 +337,9 @@ class Departure:
     def _pour(self, snapshot: str, out: Any, since: str | None) -> None:
         with out:
             self._storage.send(self._spec.id, snapshot, out, since=since)
+
+    def _send_output(self, channel: Channel) -> None:
+        self._bytes += output.send(self._server.host, self._spec.id, channel, self._draft / "log")
 
     # --- small things
 
@@ -365,8 +401,8 @@ def come_back(server: Server, spec: ContainerSpec, operation: str) -> None:
             f"container {spec.name} was handed over to the other server and runs there", hint="let the operation go forward: hostler op resolve", code="handed_over"
         )
     if server.drivers.ns(spec.drivers.ns).inspect(spec.id).state in ("running", "frozen"):
-        if (_folder(server, spec) / PID_FILE).exists():
-            break_off(_folder(server, spec), server.drivers.checkpoint())
+        if server.drivers.loaded["checkpoint"]:
+            break_off(_folder(server, spec) / "images", server.drivers.checkpoint())
         go_on(server, spec)
         hold_to_limits(server, spec)  # where a worker died that had lifted them
     _tidy(server, spec, operation)

@@ -35,6 +35,8 @@ class Still(BaseModel):
     net: str
     """Empty for a container without links."""
     checkpoint: str = ""
+    images: str = ""
+    """Where its memory is being dumped to, by that driver."""
     on_disk: bool = False
     """All of its memory is in a checkpoint: it does not go on by itself, or what it did then would be lost."""
 
@@ -77,13 +79,13 @@ def alone(host: Host, container: str) -> Iterator[None]:
         os.close(folder)
 
 
-def halt(server: Server, spec: ContainerSpec, operation: str) -> None:
-    """Bring a running container to a standstill. On failure it goes on. Raises what the drivers raise."""
+def halt(server: Server, spec: ContainerSpec, operation: str, images: Path | None = None) -> None:
+    """Bring a running container to a standstill, to be dumped to ``images``. On failure it goes on. Raises what the drivers raise."""
     me = Identity.of(os.getpid())
     assert me is not None
     note = Still(
         operation=operation, pid=me.pid, started_at=me.started_at, ns=spec.drivers.ns, net=spec.drivers.net if spec.links else "",
-        checkpoint=min(server.drivers.loaded["checkpoint"], default=""),
+        checkpoint=min(server.drivers.loaded["checkpoint"], default=""), images=str(images or ""),
     )
     try:
         with alone(server.host, spec.id):

@@ -25,6 +25,8 @@ def sweep(state: Path, drivers: Drivers) -> list[Path]:
     for folder in sorted(entry for entry in revivals.iterdir() if entry.is_dir()) if revivals.is_dir() else ():
         removed += [folder / name for name in clean_drafts(folder)]
         if folder.name.startswith("dump-"):  # the step makes a new one
+            if drivers.loaded["checkpoint"]:
+                drivers.checkpoint().end_following(folder / "images")
             removed.append(folder)
         elif folder.name.startswith("move-") and not _serves(drivers, folder / "images"):  # a move is not taken up again
             removed += [entry for entry in folder.iterdir() if entry.is_dir()]

@@ -45,10 +45,34 @@ log = structlog.get_logger()
 #: Seconds until S must have begun.
 _LIFETIME = 300.0
 _PIECE = 1 << 20
+#: Seconds until whoever serves a connection that was hung up has ended: a restore may be under way.
+_ENDING = 60.0
 #: Seconds that memory may take to follow.
 _FOLLOWING = 6 * 3600.0
 #: Bytes of images at most: a container's memory and what CRIU says of it.
 _IMAGES_AT_MOST = 1 << 42
+
+
+class Busy:
+    """Counts those who are inside."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> bool:
+        """Until nobody is, for so many seconds at most; whether nobody is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._inside == 0, seconds)
 
 
 @dataclass
@@ -62,16 +86,21 @@ class Arrival:
     _changes: threading.Event = field(default_factory=threading.Event)
     _failures: list[BaseException] = field(default_factory=list)
     _start: Start | None = None
+    _served: Busy = field(default_factory=Busy)
     _ticket: tuple[str, str] | None = None
     """Fingerprint of S and the secret that both were told."""
 
     def serve(self, channel: Channel) -> None:
         """One connection of S, in a thread of its own."""
-        with structlog.contextvars.bound_contextvars(operation=self.operation, target=self.spec.id):
+        with self._served, structlog.contextvars.bound_contextvars(operation=self.operation, target=self.spec.id):
             if channel.stream == VOLUME:
                 self._volume(channel)
             else:
                 self._control(channel)
+
+    def wait(self, seconds: float) -> None:
+        """Until nobody serves a connection of S any more: two threads would be at the same files."""
+        self._served.wait(seconds)
 
     # --- files
 
@@ -257,6 +286,7 @@ def land(server: Server, spec: ContainerSpec) -> dict[str, float]:
 def settle(server: Server, spec: ContainerSpec, operation: str) -> dict[str, Any] | None:
     """After a move: what only the move needed is removed, and the container runs; one that came without memory does not."""
     points.passing(server.host, "in.settle")
+    _end_serving(server, operation)
     live = revival.images_of(server, spec.id).parent.is_dir() or _runs(server, spec)
     found: dict[str, Any] | None = None
     if live:
@@ -266,11 +296,17 @@ def settle(server: Server, spec: ContainerSpec, operation: str) -> dict[str, Any
         _until_memory_is_here(server, spec)
     if server.journal is not None:
         server.journal.take_back(spec.id)
-    _ARRIVALS.pop(operation, None)
-    if server.wire is not None:
-        server.wire.forget(operation)
     revival.clear(server, spec.id)
     return found
+
+
+def _end_serving(server: Server, operation: str) -> None:
+    """S is not listened to any more, and whoever did has ended."""
+    arrival = _ARRIVALS.pop(operation, None)
+    if server.wire is not None:
+        server.wire.hang_up(operation)
+    if arrival is not None:
+        arrival.wait(_ENDING)
 
 
 def _until_memory_is_here(server: Server, spec: ContainerSpec) -> None:
@@ -288,9 +324,7 @@ def _until_memory_is_here(server: Server, spec: ContainerSpec) -> None:
 
 def discard(server: Server, spec: ContainerSpec, operation: str) -> None:
     """The move came to nothing: nothing of the container stays here."""
-    _ARRIVALS.pop(operation, None)
-    if server.wire is not None:
-        server.wire.hang_up(operation)
+    _end_serving(server, operation)
     clean(server, spec)
 
 

@@ -77,6 +77,7 @@ class Secured:
         self._writable.register(connection, select.POLLOUT | select.POLLRDHUP)
         self.silence = SILENCE
         """Seconds for which the other side's kernel may leave unanswered what was sent."""
+        self._looked = time.monotonic()
         self._ended = ""
         self._closed = False
 
@@ -178,7 +179,9 @@ class Secured:
         while True:
             self._check()
             left = deadline - time.monotonic()
-            ready = poll.poll(1000 * min(_LOOK, self.silence / 4, max(0.0, left)))
+            look = min(_LOOK, self.silence / 4)
+            ready = poll.poll(1000 * min(look, max(0.0, left)))
+            self._look(look)  # also while the other side is heard: it may be deaf
             if ready:
                 self._check()
                 if ready[0][1] == select.POLLRDHUP:  # nobody ends one direction alone here: it takes nothing more
@@ -186,10 +189,17 @@ class Secured:
                 return True
             if left <= 0:
                 return False
-            if _lost(self._socket, self.silence):
-                # closing then resets the connection: where the line is cut in one direction, the other side hears that
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                raise self._broken(f"the other server was not heard for {self.silence:g} s")
+
+    def _look(self, interval: float) -> None:
+        """Whether the other side's kernel is still there, if that was not asked for so many seconds. Raises :class:`Unavailable` when it is not."""
+        moment = time.monotonic()
+        if moment - self._looked < interval:
+            return
+        self._looked = moment
+        if _lost(self._socket, self.silence):
+            # closing then resets the connection: where the line is cut in one direction, the other side hears that
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raise self._broken(f"the other server was not heard for {self.silence:g} s")
 
     def _check(self) -> None:
         if self._ended:

@@ -88,18 +88,24 @@ def settle(world: World, container: str) -> bool:
     return guard.settle(world.host, container, lambda group, name: drivers.load_one(world.host, group, name))
 
 
-def goes_on(world: World, spec: ContainerSpec) -> bool:
+def goes_on(world: World, spec: ContainerSpec, seconds: float = 3) -> bool:
     """Whether its processes run."""
     file = world.root_of(spec) / "count"
-    before = file.read_text()
-    time.sleep(0.1)
+    before, deadline = file.read_text(), time.monotonic() + seconds
+    while file.read_text() == before and time.monotonic() < deadline:
+        time.sleep(0.005)
     return file.read_text() != before
+
+
+def stands(world: World, spec: ContainerSpec) -> bool:
+    """Whether they stand still."""
+    return not goes_on(world, spec, 0.2)
 
 
 def test_it_goes_on_within_a_second_of_the_workers_death(world: World) -> None:
     spec = counting(world)
     with watching(world, Heard()), frozen_by(world, spec) as worker:
-        assert not goes_on(world, spec)
+        assert stands(world, spec)
         worker.kill()
         began = time.monotonic()
         file = world.root_of(spec) / "count"
@@ -114,7 +120,7 @@ def test_a_living_worker_is_left_alone(world: World) -> None:
     spec = counting(world)
     with watching(world, Heard()), frozen_by(world, spec):
         time.sleep(1.1)
-        assert not goes_on(world, spec)
+        assert stands(world, spec)
         assert settle(world, spec.id) is False
 
 
@@ -122,7 +128,7 @@ def test_a_watch_that_starts_later_does_it_too(world: World) -> None:
     spec = counting(world)
     with frozen_by(world, spec):
         pass
-    assert not goes_on(world, spec)
+    assert stands(world, spec)
     with watching(world, Heard()):
         eventually(lambda: world.ns.inspect(spec.id).state == "running", 3)
     assert goes_on(world, spec)
@@ -136,7 +142,7 @@ def test_what_was_handed_over_or_is_on_disk_stays_frozen(world: World, word: str
             pass
         time.sleep(1.1)
         assert world.ns.inspect(spec.id).state == "frozen"
-        assert not goes_on(world, spec)
+        assert stands(world, spec)
         assert standstill.still_file(world.host, spec.id).exists()
 
 
@@ -182,7 +188,7 @@ def test_a_new_standstill_is_not_ended_for_the_old_workers_sake(world: World) ->
         pass
     standstill.halt(server_of(world.host), spec, "another")
     assert settle(world, spec.id) is False
-    assert not goes_on(world, spec)
+    assert stands(world, spec)
     standstill.go_on(server_of(world.host), spec)
 
 
