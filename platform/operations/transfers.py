@@ -49,7 +49,14 @@ def sweep(session: Session, folder: Path) -> list[str]:
     removed = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         operation = session.get(Operation, path.name)
-        if (operation is None or operation.state not in OPEN) and path.stat().st_mtime < time.time() - KEPT:
+        if (operation is None or operation.state not in OPEN) and _is_old(path):
             path.unlink(missing_ok=True)
             removed.append(path.name)
     return removed
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return path.stat().st_mtime < time.time() - KEPT
+    except FileNotFoundError:  # downloaded meanwhile
+        return False

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from hostler.cli.root import cli
+from hostler.cli.run import run
 from hostler.client.client import Client
 from hostler.core.api import OperationOut
 from hostler.core.errors import HostlerError
@@ -14,6 +16,7 @@ from hostler.mobility import writing
 from hostler.mobility.keys import Key
 from hostler.mobility.manifest import Manifest, PartKind
 from hostler.mobility.reading import extract, inspect, read_manifest, verify
+from hostler.node import transfers
 from tests.testing.test_mobility import storage, warm
 from tests.testing.world import FakeServer, Platform
 
@@ -159,6 +162,21 @@ def test_what_fails_in_the_middle_is_undone(platform: Platform, tmp_path: Path) 
         assert [container.name for container in platform.client.containers()] == ["web"]
 
 
+def test_a_server_without_room_says_how_much_it_has(platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warm(platform)
+    file = exported(platform, tmp_path)
+    volumes = storage(platform.server)
+    size = volumes.settings.size
+    volumes.settings = volumes.settings.model_copy(update={"size": size - volumes.free()[0] + 10})
+    told = platform.failed(imported(platform.client, file, name="web2")).error
+    assert told is not None and told.code == "no_room" and "the volumes of server alpha have 10" in told.message and "--on" in told.hint
+    volumes.settings = volumes.settings.model_copy(update={"size": size})
+    monkeypatch.setattr(transfers, "_RESERVE", 1 << 60)
+    told = platform.failed(imported(platform.client, file, name="web2")).error
+    assert told is not None and told.code == "disk_full" and "the server has 0" in told.message
+    assert [container.name for container in platform.client.containers()] == ["web"] and left(platform) == []
+
+
 def test_a_file_that_is_larger_than_the_limit_is_given_up(platform: Platform, tmp_path: Path) -> None:
     warm(platform)
     checkpoint = str(platform.done(platform.client.checkpoint("web")).request["checkpoint"])
@@ -196,3 +214,34 @@ def test_a_download_is_whole_or_not_there(platform: Platform, tmp_path: Path) ->
     assert inspect(tmp_path / "file").manifest.id == checkpoint
     with pytest.raises(HostlerError, match="exists already"):
         platform.client.download_checkpoint(done, tmp_path / "file")
+
+
+def test_on_the_command_line(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOSTLER_URL", platform.fleet.settings.panel_url)
+    monkeypatch.setenv("HOSTLER_TOKEN", platform.client.create_token("shell").secret)
+
+    def shell(line: str) -> tuple[int, str]:
+        capsys.readouterr()
+        status = run(cli, line.split())
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    warm(platform)
+    checkpoint = str(platform.done(platform.client.checkpoint("web")).request["checkpoint"])
+    status, said = shell(f"checkpoint export {checkpoint}")
+    assert status == 0 and f"checkpoint {checkpoint} of web is in {checkpoint}.checkpoint, " in said and "not encrypted" in said, said
+    file = tmp_path / f"{checkpoint}.checkpoint"
+    assert file.stat().st_mode & 0o777 == 0o600 and left(platform) == []
+    status, said = shell(f"checkpoint export {checkpoint}")
+    assert status == 1 and "exists already" in said
+    status, said = shell(f"checkpoint import {file.name}")
+    assert status == 1 and "a container web exists already" in said and "--name" in said
+    status, said = shell(f"checkpoint import {file.name} --name web2")
+    assert status == 0 and "web2 is running on alpha" in said, said
+    assert platform.inside("web2", "recall") == "the milk\n"
+    file.write_bytes(b"no checkpoint at all, whatever it is called")
+    status, said = shell(f"checkpoint import {file.name} --name web3")
+    assert status == 1 and "this is no checkpoint of Hostler" in said
