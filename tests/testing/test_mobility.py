@@ -212,9 +212,12 @@ def test_a_source_that_cannot_clean_up_is_reaped_when_it_greets(pair: Platform) 
 
 
 def files(server: FakeServer) -> list[str]:
-    """The checkpoints' files on a server."""
+    """The checkpoints' files on a server; a suspended container's images may lie beside its own."""
     folder = server.side.settings.node_state / "checkpoints"
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    found = [name for name in names if name.endswith(".checkpoint")]
+    assert {name.replace(".images", ".checkpoint") for name in names} == set(found), "images of nobody's"
+    return found
 
 
 def test_the_file_of_a_suspended_containers_memory_is_where_the_container_is_and_nowhere_else(pair: Platform) -> None:
