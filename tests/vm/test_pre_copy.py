@@ -5,6 +5,7 @@ How much is written is told in pages between two rounds, never by time: emulated
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -217,30 +218,26 @@ def hung_up(move: Move) -> None:
     move.target.server.wire.hang_up(move.operation)
 
 
-class steadily:
+@contextlib.contextmanager
+def steadily(client: Client) -> Iterator[list[float]]:
     """While inside, a client asks one question after the other; seconds until each answer."""
+    answers, ended = list[float](), threading.Event()
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._answers: list[float] = []
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._body)
-
-    def _body(self) -> None:
-        while not self._ended.is_set():
+    def body() -> None:
+        while not ended.is_set():
             began = time.monotonic()
-            self._client.ask("write 0")
-            self._answers.append(time.monotonic() - began)
+            client.ask("write 0")
+            answers.append(time.monotonic() - began)
             time.sleep(0.02)
 
-    def __enter__(self) -> list[float]:
-        self._thread.start()
-        return self._answers
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join(130)
-        assert not self._thread.is_alive()
+    thread = threading.Thread(target=body)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        ended.set()
+        thread.join(130)
+    assert not thread.is_alive()
 
 
 def test_memory_that_follows_is_whole(pair: tuple[Node, Node]) -> None:
