@@ -94,7 +94,7 @@ class ImportCheckpoint(Kind):
         told = next(step for step in steps if step.verb == "checkpoint.import").result or {}
         container.process = wanted_process(container.image, Process.model_validate(told["process"]))
         container.state, container.started_at, container.error = State.RUNNING, now(), None
-        op.result = {"checkpoint": op.args["checkpoint"], "ms": told.get("ms")} | mobility_steps.hook(steps)
+        op.result = {"checkpoint": op.args["checkpoint"], "ms": told.get("ms"), "phases": told.get("phases", {})} | mobility_steps.hook(steps)
         transfers.remove(self.provider.transfer_dir, op.id)
 
     def failed(self, session: Session, op: Operation, error: ErrorReport) -> None:

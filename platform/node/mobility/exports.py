@@ -23,6 +23,7 @@ from hostler.node import transfers
 from hostler.node.container_verbs import remember, remembered
 from hostler.node.image_verbs import image_ensure
 from hostler.node.mobility import checkpoints, hooks, revival, target
+from hostler.node.mobility.stopwatch import Stopwatch
 from hostler.node.verbs import Nothing, Server
 
 #: The part that is the volume's send stream, the last of the file.
@@ -80,25 +81,30 @@ def bring_in(server: Server, batch: Batch, spec: ContainerSpec, url: str, size: 
 
     Raises :class:`Invalid` for a damaged file, another key, or none where there must be one, :class:`Conflict` (``does_not_fit``, ``cannot_clone``), :class:`NoRoom`.
     """
-    images = revival.images_of(server, spec.id)
+    images, watch = revival.images_of(server, spec.id), Stopwatch()
     if server.drivers.checkpoint().held(images) is None:
         with server.archives.workspace() as folder:
             file = folder / "checkpoint"
-            transfers.fetch(url, size, digest, file)
-            key = server.key()
-            manifest = _checked(server, spec, file)
+            with watch.phase("fetch"):
+                transfers.fetch(url, size, digest, file)
+            with watch.phase("verify"):
+                manifest = _checked(server, spec, file)
             target.clean(server, spec)  # whatever an earlier try has left
             spec = spec.model_copy(update={"process": manifest.container.process})
             remember(server, spec)
-            image_ensure(server, batch, Nothing())
-            _bring_files(server, spec, file, manifest)
-            images.parent.mkdir(parents=True, mode=0o700)
-            extract(file, images, key, leave_out=(PartKind.VOLUME,))
+            with watch.phase("image"):
+                image_ensure(server, batch, Nothing())
+            with watch.phase("files"):
+                _bring_files(server, spec, file, manifest)
+            with watch.phase("unpack"):
+                images.parent.mkdir(parents=True, mode=0o700)
+                extract(file, images, server.key(), leave_out=(PartKind.VOLUME,))
         server.drivers.checkpoint().rename(images, checkpoints.renaming(manifest.container, spec))
         hooks.expect(server, spec.id, "clone")
     spec = remembered(server.host, spec.id) or spec
     revived = revival.revive(server, spec, close_connections=True)
-    return {"pid": revived.pid, "started_at": revived.started_at, "ms": revived.milliseconds, "process": spec.process.model_dump(mode="json")}
+    told = {"pid": revived.pid, "started_at": revived.started_at, "ms": revived.milliseconds, "phases": watch.phases | revived.phases}
+    return told | {"process": spec.process.model_dump(mode="json")}
 
 
 def _checked(server: Server, spec: ContainerSpec, file: Path) -> Manifest:
