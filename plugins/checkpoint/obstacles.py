@@ -117,6 +117,11 @@ def _is_stopped(pid: int) -> bool:
     return _status(pid).get("State", "").startswith("T") or Path(f"/proc/{pid}/wchan").read_text() == "do_signal_stop"
 
 
+def _is_ending(pid: int) -> bool:
+    """Whether it is on its way out: it gives its namespaces back before it is a zombie, and its memory before those."""
+    return not _status(pid).get("VmSize")
+
+
 def _stopped(process: _Process) -> Obstacle:
     return process.says("stopped", "is stopped by a signal, as by Ctrl-Z in a shell", "let it go on (fg, or kill -CONT), or end it")
 
@@ -133,6 +138,8 @@ def _of_process(process: _Process, search: _Search) -> Iterator[Obstacle]:
     elif _is_stopped(process.pid):
         yield _stopped(process)
     other = [name for kind, name in _SHARED.items() if _namespace(process.pid, kind) != search.namespaces[kind]]
+    if other and _is_ending(process.pid):
+        return  # it has let go of them already
     if other:
         yield process.says("nested_namespace", f"has a {' and '.join(other)} namespace of its own", "end the container or sandbox that runs inside of this one")
         return
