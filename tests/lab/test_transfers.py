@@ -9,6 +9,7 @@ import pytest
 from hostler.core.errors import HostlerError
 from hostler.mobility.reading import inspect
 from tests.lab.installation import Platform
+from tests.lab.machine import wait_until
 from tests.lab.test_memory import counter, counting
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(240)]
@@ -18,10 +19,15 @@ FILL = "head -c 1048576 /dev/urandom >/dev/shm/memory; head -c 1048576 /dev/uran
 SUMS = "md5sum </dev/shm/memory; md5sum </srv/file; cat /srv/link; stat -c %u:%g:%h /srv/file /srv/link"
 
 
+def counted(platform: Platform) -> int:
+    """How far a program in the container has counted."""
+    return int(platform.shell("web", "cat /dev/shm/alive"))
+
+
 def test_exported_deleted_and_imported_on_the_other_server(platform: Platform, tmp_path: Path) -> None:
     web = counter(platform, "web")
     other = next(server for server in platform.servers if server != web.node)
-    platform.shell("web", f"{FILL}; (n=0; while sleep 0.1; do n=$((n + 1)); echo $n >/dev/shm/alive; done) >/dev/null 2>&1 &")
+    platform.shell("web", f"{FILL}; (n=0; while sleep 0.1; do n=$((n + 1)); echo $n >/dev/shm/next; mv /dev/shm/next /dev/shm/alive; done) >/dev/null 2>&1 &")
     with counting(str(web.address_v4)) as client:
         client.ask()
         sums = platform.shell("web", SUMS)
@@ -31,8 +37,7 @@ def test_exported_deleted_and_imported_on_the_other_server(platform: Platform, t
         platform.client.download_checkpoint(made, file)
         client.ask()
     print(f"exported in {made.seconds:.2f} s, {file.stat().st_size} bytes, from {inspect(file).size}")
-    before = int(platform.shell("web", "cat /dev/shm/alive"))
-    assert before >= 1
+    assert counted(platform) >= 1
     platform.delete("web")
 
     broken = tmp_path / "broken"
@@ -47,6 +52,8 @@ def test_exported_deleted_and_imported_on_the_other_server(platform: Platform, t
     back = platform.client.container("web")
     assert (back.state, back.node) == ("running", other) and back.id != web.id
     assert platform.shell("web", SUMS) == sums
+    seen = counted(platform)
+    wait_until(lambda: counted(platform) > seen, 10)  # a program that counts in its memory alone goes on
     with pytest.raises(HostlerError, match="exists already"):
         platform.client.import_checkpoint(file)
     twin = platform.done(platform.client.import_checkpoint(file, name="twin", on=other))
