@@ -77,6 +77,7 @@ class Departure:
         self._first, self._second = _snapshots(operation)
         self._rounds: list[rounds.Round] = []
         self._carrier: Carrier | None = None
+        self._runs_there = False
         self._files: Beside | None = None
         self._frozen = 0.0
         self._why = ""
@@ -187,9 +188,12 @@ class Departure:
         return Method.STOP_COPY
 
     def _until_followed(self) -> None:
-        """The source's part of a post-copy ends when all memory was fetched."""
+        """The source's part of a post-copy ends when all memory was fetched. Where the other side was not heard to run, that may wait for its next
+        step, which waits for the end of this one; carrier and CRIU go on by themselves."""
         if self._carrier is not None:
             self._carrier.close()
+            if not self._runs_there:
+                return
             with self._phase("follow"):
                 deadline = time.monotonic() + _FOLLOWING
                 while self._server.drivers.checkpoint().following(self._draft / "images") and time.monotonic() < deadline:
@@ -222,6 +226,7 @@ class Departure:
         self._passing("killed")
         control_said = self._say_go(control)
         self._phases |= {f"there_{name}": took for name, took in restored.phases.items()}
+        self._runs_there = control_said is not None
         if control_said is not None:
             self._phases |= {f"there_{name}": took for name, took in control_said.phases.items()}
         return round((time.monotonic() - self._frozen) * 1000, 1)
