@@ -10,7 +10,6 @@ from hostler.contracts.limits import Cgroup
 from hostler.core.errors import Conflict
 from hostler.core.specs import ContainerSpec
 from hostler.core.units import MIB
-from hostler.node.mobility.beside import Beside
 from hostler.node.mobility.standstill import hold_to_limits
 from hostler.node.mobility.stopwatch import Stopwatch
 from hostler.node.verbs import Server
@@ -111,24 +110,15 @@ def let_go(server: Server, spec: ContainerSpec) -> dict[str, float]:
     if state not in ("running", "frozen"):
         raise Conflict(f"no restored container {spec.id} is held here", hint="restore it again", code="not_held")
     watch = Stopwatch()
-    opening = Beside(lambda: _open(server, spec, watch))  # both take milliseconds in which somebody waits
-    try:
-        with watch.phase("run"):
-            checkpoint.release(images)
-    except BaseException:
-        opening.end()
-        raise
-    opening.join()
+    if spec.links:
+        with watch.phase("open"):  # first: what a process sends into a held link is lost
+            server.drivers.net(spec.drivers.net).release(spec.id)
+    with watch.phase("run"):
+        checkpoint.release(images)
     with watch.phase("limits"):
         hold_to_limits(server, spec)
         server.nudge(spec.id)
     return watch.phases
-
-
-def _open(server: Server, spec: ContainerSpec, watch: Stopwatch) -> None:
-    if spec.links:
-        with watch.phase("open"):
-            server.drivers.net(spec.drivers.net).release(spec.id)
 
 
 def undo(server: Server, spec: ContainerSpec) -> None:

@@ -91,9 +91,10 @@ def halt(server: Server, spec: ContainerSpec, operation: str, images: Path | Non
         with alone(server.host, spec.id):
             guest.write_whole(still_file(server.host, spec.id), note.model_dump_json())
             server.nudge(spec.id)
+            # In this order: what a process sent into a held link would be lost, and a restored socket waits long before it sends anew.
+            server.drivers.ns(spec.drivers.ns).freeze(spec.id)
             if spec.links:
                 server.drivers.net(spec.drivers.net).hold(spec.id)
-            server.drivers.ns(spec.drivers.ns).freeze(spec.id)
     except BaseException:
         go_on(server, spec)
         raise
@@ -115,10 +116,10 @@ def go_on(server: Server, spec: ContainerSpec) -> None:
 def set_going(host: Host, container: str, ns: Ns, net: Net | None) -> None:
     """What :func:`go_on` does, for who is :func:`alone` with the container already."""
     try:
-        ns.thaw(container)
-    finally:
         if net is not None and ns.inspect(container).state in ("running", "frozen"):
             net.release(container)
+    finally:
+        ns.thaw(container)
     still_file(host, container).unlink(missing_ok=True)
 
 
