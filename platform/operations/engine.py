@@ -159,6 +159,7 @@ class Engine:
             return
         op.started_at = now()
         if op.cancel_asked:
+            self.kinds[op.kind].failed(session, op, _cancelled())
             self._end(session, op, out, "cancelled")
             return
         try:

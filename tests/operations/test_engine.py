@@ -264,3 +264,12 @@ def test_exec_runs_beside_an_operation(world: World) -> None:
     world.ask(requests.resize, "web", LimitsChange.model_validate({"memory": "300M"}))
     world.ask(requests.execute, "web", ExecSpec(args=("true",)))
     assert [batch.exclusive for batch in world.sent] == [True, False]
+
+
+def test_a_creation_that_is_cancelled_before_its_turn_leaves_no_row(world: World) -> None:
+    with world.store.write() as session:
+        asked = requests.create(session, requests.Asker(world.account(), "test"), "web", "busybox", "small", {})
+        requests.cancel(session, asked)
+        operation = asked.id
+    world.engine.advance(operation)
+    assert world.operation(operation).state == "cancelled" and world.container("web") is None
