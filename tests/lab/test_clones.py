@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from hostler.core.api import OperationOut
 from hostler.node.mobility import hooks
 from tests.lab.installation import Platform
 from tests.lab.machine import wait_until
@@ -52,11 +53,11 @@ def test_three_clones_of_one_checkpoint_answer_beside_their_original(platform: P
     platform.done(platform.client.resume("two"))
     assert platform.shell("two", "cat /srv/events") == "checkpoint\nclone\nsuspend\nresume\n"
     moved = platform.done(platform.client.migrate("three"))
-    assert moved.result["hook"]["failed"] == "" and platform.shell("three", "cat /srv/events") == "checkpoint\nclone\nmigrate\nmigrate\n"
+    assert _hook(moved)["failed"] == "" and platform.shell("three", "cat /srv/events") == "checkpoint\nclone\nmigrate\nmigrate\n"
     platform.shell("web", f"printf '#!/bin/sh\\necho oh >&2; exit 3\\n' >{hooks.AFTER}")
     broken = str(platform.done(platform.client.checkpoint("web")).request["checkpoint"])
     restored = platform.done(platform.client.restore("web", broken))
-    assert restored.result["hook"]["failed"] == "failed with status 3: oh" and platform.client.container("web").state == "running"
+    assert _hook(restored)["failed"] == "failed with status 3: oh" and platform.client.container("web").state == "running"
     platform.done(platform.client.restore("web", checkpoint))
     assert platform.shell("web", "cat /srv/events") == "checkpoint\nrestore\n"
 
@@ -67,3 +68,10 @@ def test_a_hook_that_fails_keeps_it_running(platform: Platform) -> None:
     failed = platform.failed(platform.client.suspend("web"), "hook_failed")
     assert failed.error is not None and "not now" in failed.error.message
     assert platform.client.container("web").state == "running"
+
+
+def _hook(operation: OperationOut) -> dict[str, str]:
+    """What an operation tells of the hook that it ran."""
+    found = (operation.result or {})["hook"]
+    assert isinstance(found, dict)
+    return found
