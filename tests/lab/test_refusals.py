@@ -239,7 +239,7 @@ def test_servers_that_are_down(platform: Platform) -> None:
         assert ended.error is not None
         assert "alpha is offline; beta is offline" in ended.error.message
         platform.failed(client.build_image("never", "busybox"), "no_server")
-        assert [image.name for image in client.images()] == [IMAGE]
+        assert "never" not in [image.name for image in client.images()]
         for read in (client.usage, client.logs):
             with pytest.raises(HostlerError) as silent:
                 read("there")

@@ -123,7 +123,7 @@ def _moved(link: socket.socket, way: str, seconds: float) -> int:
 
 
 def test_tenants_stay_apart(platform: Platform) -> None:
-    with platform.tenant("neighbour") as neighbour:
+    with platform.tenant("stranger") as neighbour:
         mine = platform.create("mine", *SERVE)
         own = platform.create("own", *SERVE)
         foreign = platform.create("theirs", *SERVE, client=neighbour)
