@@ -179,8 +179,9 @@ def store(store_url: str) -> Iterator[Store]:
     opened.close()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes the tests that work on the real kernel are one process's, one after the other; the others' are all the rest."""
+    """With several processes a file of tests that work on the real kernel is one process's: its tests follow one another."""
     for item in items:
         if item.get_closest_marker("lab") is not None:
-            item.add_marker(pytest.mark.xdist_group("lab"))
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))

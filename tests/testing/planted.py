@@ -178,10 +178,10 @@ class NeedsAFile(FakeStorage):
 
 #: Class → promises that must be found broken, and those that may be found so too, since one bug can show in several.
 PLANTED: dict[str, tuple[set[str], set[str]]] = {
-    "limits:CreatesOnce": ({"twice"}, {"kill", "together", "members"}),
+    "limits:CreatesOnce": ({"twice"}, {"kill", "together", "members", "accounts"}),
     "storage:LeavesADraft": ({"image-whole"}, set()),
     "net:LeavesALink": ({"attach-whole"}, set()),
-    "limits:ForgetsAFile": ({"traces"}, set()),
+    "limits:ForgetsAFile": ({"traces"}, {"full-disk"}),
     "limits:WrongError": ({"absent"}, {"names"}),
     "net:Liar": ({"refusal"}, set()),
     "storage:NoQuota": ({"quota"}, set()),

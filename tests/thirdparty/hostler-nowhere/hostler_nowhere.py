@@ -20,6 +20,7 @@ from hostler.core.errors import HostFailure, NotFound, Unsupported
 from hostler.core.names import check_id
 from hostler.core.specs import Link
 from hostler.host import netns
+from hostler.host.failures import explained
 from hostler.host.process import run
 
 
@@ -128,8 +129,12 @@ class Nowhere(Net):
 
     def _write(self, record: Path, content: dict[str, object]) -> None:
         draft = record.with_name(f".{record.name}-{secrets.token_hex(4)}")
-        draft.write_text(json.dumps(content))
-        os.replace(draft, record)
+        try:
+            with explained(f"write {record}"):
+                draft.write_text(json.dumps(content))
+                os.replace(draft, record)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def _ip(namespace: int, options: list[str], *commands: str) -> None:
