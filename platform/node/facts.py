@@ -6,6 +6,7 @@ import os
 import platform
 from pathlib import Path
 
+from hostler.contracts.driver import Item
 from hostler.contracts.ns import Ns
 from hostler.contracts.storage import Storage
 from hostler.core.messages import Capacity, NodeFacts
@@ -43,9 +44,13 @@ def capacity(settings: NodeSettings, drivers: Drivers) -> Capacity:
 
 def containers_here(drivers: Drivers) -> list[str]:
     """Ids of all containers that any driver has something of."""
-    images = {"image"}
-    owners = {item.owner for driver in drivers.all() for item in driver.inventory() if item.owner and item.kind not in images}
+    owners = {item.owner for driver in drivers.all() for item in driver.inventory() if item.owner and not _of_an_image(item)}
     return sorted(owners)
+
+
+def _of_an_image(item: Item) -> bool:
+    """An unpacked image, or a draft of one, is nobody's: storage drivers keep them below ``images``."""
+    return item.kind == "image" or item.name.startswith("images/")
 
 
 def running_here(drivers: Drivers, containers: list[str]) -> list[str]:
